@@ -1,0 +1,28 @@
+"""Several CPU devices, strict promotion and runtime-checked shapes for every test."""
+
+import os
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu,cuda" if os.path.exists("/dev/nvidia0") else "cpu")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+try:
+    from jaxtyping import install_import_hook
+
+    install_import_hook("xent_jax", "beartype.beartype")
+except ImportError:
+    pass
+
+hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    """Implicit casts and broadcasts are bugs in this library, so tests forbid them."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield

@@ -1,0 +1,1 @@
+"""The cross-entropy family for JAX: pure, proven loss functions, and the studies built on them."""
