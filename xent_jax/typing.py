@@ -24,7 +24,7 @@ else:
 
         Bool = Float = Int = Key = Num = Shaped = UInt8 = _Unchecked
 
-Scalar = float | jax.Array | np.ndarray | np.generic
+Scalar = float | int | jax.Array | np.ndarray | np.generic
 """A hyper-parameter: a Python number, or an array of rank 0 (which may be traced or vmapped)."""
 
 __all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Scalar", "Shaped", "UInt8"]

@@ -1,0 +1,105 @@
+"""One row per public loss: what the matrix of `losses/test_contract_matrix.py` must know of it.
+
+A reference is the formula as the paper prints it, in float64 NumPy, written without looking at the
+implementation: probabilities rather than log-probabilities, sums over one-hot targets. It takes
+what the loss takes, with the classes on the last axis, and returns what the loss returns.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import xent_jax as xent
+
+Arrays = tuple[np.ndarray, ...]
+
+
+class Parameter(NamedTuple):
+    """A float hyper-parameter: where to differentiate, and the closed range it is allowed in."""
+
+    value: float
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def other(self) -> float:
+        """Returns another allowed value."""
+        if self.high == np.inf:
+            return self.value + 0.5
+        return 0.5 * (self.value + (self.low if self.value == self.high else self.high))
+
+
+def logits_and_labels(rng: np.random.Generator, examples: int, classes: int) -> Arrays:
+    return 2.0 * rng.normal(size=(examples, classes)), rng.integers(0, classes, examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossCase:
+    """A public loss, its independent reference, and how to call it.
+
+    Attributes:
+      function: the public loss.
+      family: which contract it keeps; `test_contract_matrix.py` says what is run for each.
+      reference: the textbook formula, of the same positional arguments and hyper-parameters.
+      parameters: every float hyper-parameter; they are differentiated at these values.
+      defaults: the published values, which the signature must hold.
+      limit: (logits, labels) -> two arrays that an identity says are equal.
+      inputs: draws the positional arguments for so many examples and classes.
+      context: further keyword arguments that depend on the number of classes, such as weights.
+    """
+
+    function: Callable[..., Any]
+    family: str
+    reference: Callable[..., np.ndarray]
+    parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    limit: Callable[..., tuple[Any, Any]] | None = None
+    inputs: Callable[[np.random.Generator, int, int], Arrays] = logits_and_labels
+    context: Callable[[int], dict[str, np.ndarray]] = lambda classes: {}
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {name: parameter.value for name, parameter in self.parameters.items()}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    return np.eye(classes)[labels]
+
+
+def label_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return (softmax(logits) * one_hot(labels, logits.shape[-1])).sum(-1)
+
+
+# ---------------------------------------------------------------------------- noisy_labels
+
+
+def generalized_cross_entropy(logits, labels, q):
+    return (1.0 - label_probability(logits, labels) ** q) / q
+
+
+NOISY_LABELS = [
+    LossCase(
+        function=xent.generalized_cross_entropy,
+        family="classification",
+        reference=generalized_cross_entropy,
+        parameters={"q": Parameter(0.7, 0.0, 1.0)},
+        defaults={"q": 0.7},
+        limit=lambda logits, labels: (
+            xent.generalized_cross_entropy(logits, labels, q=0.0),
+            -np.log(label_probability(logits, labels)),
+        ),
+    ),
+]
+
+CASES = [*NOISY_LABELS]

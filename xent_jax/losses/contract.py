@@ -1,0 +1,158 @@
+"""What every loss does to its arguments before its formula, and to its result after it.
+
+A per-example loss of integer labels reads
+
+    examples = prepare(logits, labels, where=where, axis=axis)
+    q = scalar("q", q, like=examples.logits, at_least=0.0, at_most=1.0)
+    return examples.finish(formula(examples.logits, examples.labels, q))
+
+and thereby keeps the contract: masked examples give loss 0 and gradient 0 whatever they hold, a
+label outside the classes gives NaN and a NaN gradient, half precision is computed in float32.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xent_jax.typing import Array, Scalar
+
+
+class Examples(NamedTuple):
+    """Logits and labels that a formula can be applied to, and what its result still needs."""
+
+    logits: Array  # (..., K), in at least float32; 0 where the example is masked
+    labels: Array  # (...), inside [0, K); 0 where the example is masked or the label is not
+    valid: Array  # (...), False where an unmasked example's label is outside [0, K)
+    where: Array | None  # (...), the examples that count
+
+    def finish(self, loss: Array) -> Array:
+        """Returns the loss: NaN where the label is invalid, and exactly 0 where masked."""
+        # A product, and not a `where`, so that the gradient becomes NaN too.
+        loss = loss * jnp.where(self.valid, 1.0, jnp.nan).astype(loss.dtype)
+        return masked(loss, self.where)
+
+
+def prepare(
+    logits: Array,
+    labels: Array,
+    *,
+    where: Array | None,
+    axis: int,
+    class_mask: Array | None = None,
+) -> Examples:
+    """Returns checked examples with the classes on the last axis.
+
+    Raises:
+      TypeError: logits that are not floating point, labels that are not integers, a mask that is
+        not boolean.
+      ValueError: shapes that do not fit.
+    """
+    logits, labels = classes_last("logits", logits, axis), jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels must be integer classes, got {labels.dtype}; "
+            "a distribution over the classes goes to softmax_cross_entropy"
+        )
+    *batch, classes = logits.shape
+    if labels.shape != tuple(batch):
+        raise ValueError(
+            f"labels must have the logits' shape without the class axis, {tuple(batch)}, "
+            f"got {labels.shape}; a distribution over the classes goes to softmax_cross_entropy"
+        )
+    where = example_mask(where, logits)
+    logits = masked(without_classes(logits, class_mask, axis), where)
+    labels = masked(labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32), where)
+    valid = (labels >= 0) & (labels < classes)
+    return Examples(logits, masked(labels, valid).astype(jnp.int32), valid, where)
+
+
+def classes_last(name: str, array: Array, axis: int) -> Array:
+    """Returns the array in the dtype it is computed in, with its class axis moved to the end."""
+    array = floating(name, array)
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(f"{name} of shape {array.shape} have no axis {axis} for the classes")
+    array = jnp.moveaxis(array, axis, -1)
+    if array.shape[-1] == 0:
+        raise ValueError(f"{name} must have at least one class on axis {axis}, got none")
+    return array
+
+
+def floating(name: str, array: Array) -> Array:
+    """Returns the array in float32, or in float64 where it already is; integers are an error."""
+    array = jnp.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {array.dtype}")
+    return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+
+
+def example_mask(where: Array | None, logits: Array) -> Array | None:
+    """Returns `where`, checked to hold one boolean per example of logits (..., K)."""
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_:
+        raise TypeError(f"where must be boolean, got {where.dtype}: pass for instance `mask > 0`")
+    if where.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"where must hold one boolean per example, shape {logits.shape[:-1]}, got "
+            f"{where.shape}; to leave out classes use class_mask, or set their logits to -inf"
+        )
+    return where
+
+
+def without_classes(logits: Array, class_mask: Array | None, axis: int) -> Array:
+    """Returns logits (..., K) with those classes at -inf that `class_mask` marks False.
+
+    The mask is of shape (K,), or of the logits' shape before their `axis` was moved to the end.
+    """
+    if class_mask is None:
+        return logits
+    class_mask = jnp.asarray(class_mask)
+    if class_mask.dtype != jnp.bool_:
+        raise TypeError(f"class_mask must be boolean, got {class_mask.dtype}")
+    if class_mask.ndim != 1:
+        class_mask = jnp.moveaxis(class_mask, axis, -1)
+    if class_mask.shape not in (logits.shape, logits.shape[-1:]):
+        raise ValueError(
+            f"class_mask must have shape {logits.shape[-1:]} or the logits' shape, "
+            f"got {class_mask.shape} with the classes last"
+        )
+    return jnp.where(jnp.broadcast_to(class_mask, logits.shape), logits, -jnp.inf)
+
+
+def masked(array: Array, where: Array | None) -> Array:
+    """Returns the array with 0 where the example is masked; its gradient is exactly 0 there."""
+    if where is None:
+        return array
+    where = where.reshape(where.shape + (1,) * (array.ndim - where.ndim))
+    return jnp.where(jnp.broadcast_to(where, array.shape), array, jnp.zeros((), array.dtype))
+
+
+def scalar(
+    name: str,
+    value: Scalar,
+    like: Array,
+    *,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    above: float = -math.inf,
+) -> Array:
+    """Returns a hyper-parameter in the dtype of `like`.
+
+    Its range is checked where its value is known, that is not while JAX traces or maps over it.
+
+    Raises:
+      ValueError: a known value out of its range, or an array with dimensions.
+    """
+    if jnp.ndim(value) != 0:
+        raise ValueError(
+            f"{name} must be a scalar, got shape {jnp.shape(value)}: use jax.vmap for several"
+        )
+    known = not isinstance(value, jax.core.Tracer)
+    if known and not (at_least <= float(value) <= at_most and float(value) > above):
+        lower = f"({above:g}" if above > at_least else f"[{at_least:g}"
+        upper = f"{at_most:g}]" if at_most < math.inf else "inf)"
+        raise ValueError(f"{name} must lie in {lower}, {upper}, got {value}")
+    return jnp.asarray(value, like.dtype)
