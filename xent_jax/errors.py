@@ -1,14 +1,25 @@
-"""The one exception whose text is written for the user."""
+"""Exceptions whose text is written for the user, each with the exit status it ends a command in."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: what was wrong, what is allowed, how to fix it.
+    """Bad input, told in one line: what was wrong, what is allowed, how to fix it."""
 
-    The command lines print its message without a traceback and exit with status 2.
-    """
+    exit_status = 2
+
+
+class Diverged(ArithmeticError):
+    """The loss or its gradient stopped being finite; the last sound checkpoint is kept."""
+
+    exit_status = 3
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; it was saved and the same command continues it."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -1,0 +1,43 @@
+# `make train` and `make test` work in an empty clone: they make .venv and install requirements.txt.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+WORKERS ?= 2
+
+.PHONY: train test test-slow test-gpu lint format bench docs clean
+
+train: $(VENV)/installed
+	$(RUN) -m experiments.train --config=configs/quickstart.py
+
+test: $(VENV)/installed
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+
+test-slow: $(VENV)/installed
+	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not gpu"
+
+test-gpu: $(VENV)/installed
+	$(RUN) -m pytest -m gpu
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(VENV)/installed
+	$(RUN) -m experiments.bench train
+
+docs: $(VENV)/installed
+	$(RUN) -m experiments.catalogue
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or later is needed; name one: make PYTHON=python3.12 train" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

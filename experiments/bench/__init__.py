@@ -1,0 +1,1 @@
+"""Measurements: each compares all contestants side by side in one run."""

@@ -1,0 +1,30 @@
+"""Measures side by side in one run: python -m experiments.bench train."""
+
+import json
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import entry
+from experiments.bench import train
+from xent_jax.errors import UserError, nearest
+from xent_jax.reporting import records
+
+_OUTPUT = flags.DEFINE_string("output", None, "Append the figures to this file as a JSON line.")
+_BENCHES = {"train": train.measure}
+
+
+def main(argv: Sequence[str]) -> None:
+    name = argv[1] if len(argv) > 1 else ""
+    if name not in _BENCHES:
+        known = ", ".join(_BENCHES)
+        raise UserError(f"which bench? {name!r} is not one{nearest(name, _BENCHES)}; one of: {known}")
+    figures = _BENCHES[name]()
+    if _OUTPUT.value:
+        line = {"bench": name, "figures": figures, "environment": records.describe_environment()}
+        with open(_OUTPUT.value, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    entry.run(main, arguments=True)
