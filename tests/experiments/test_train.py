@@ -1,0 +1,163 @@
+"""The command line as a user meets it: every mistake is told in one line, and work is kept."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xent_jax.reporting import records
+
+# Children are forked from a server that has imported everything and has no backend yet.
+_FORK = multiprocessing.get_context("forkserver")
+_FORK.set_forkserver_preload(["experiments.train", "matplotlib.figure", "sklearn.datasets"])
+
+QUICK = [
+    "--config=configs/quickstart.py",
+    "--config.dataset.train_examples=128",
+    "--config.epochs=2",
+    "--config.devices=1",
+    "--compilation_cache=",
+]
+
+
+def _child(argv: list[str], output: str, fault: str | None) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w")
+    sys.argv = ["train", *argv]
+    from experiments import entry, train
+
+    if fault == "full disk":
+
+        def full(path: Path, record: dict) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        records.append = full
+    entry.run(train.main)
+
+
+def start(argv: list[str], tmp_path: Path, fault: str | None = None):
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+    flags = [*argv, f"--data_dir={tmp_path / 'data'}"]
+    if not any(flag.startswith("--workdir") for flag in argv):
+        flags.append(f"--workdir={tmp_path / 'work'}")
+    output = tmp_path / f"output{time.monotonic_ns()}"
+    process = _FORK.Process(target=_child, args=(flags, str(output), fault))
+    process.start()
+    return process, output
+
+
+def run(argv: list[str], tmp_path: Path, fault: str | None = None) -> tuple[int | None, str]:
+    process, output = start(argv, tmp_path, fault)
+    process.join(120)
+    return process.exitcode, output.read_text()
+
+
+MISTAKES = {
+    "no config": ([], "--config=configs/quickstart.py"),
+    "no such file": (["--config=configs/quikstart.py"], "configs/quikstart.py"),
+    "unknown flag": ([*QUICK, "--workdri=x"], "workdri"),
+    "stray argument": ([*QUICK, "quick"], "'quick'"),
+    "unknown key": ([*QUICK, "--config.epoch=3"], "did you mean 'epochs'"),
+    "unknown section": ([*QUICK, "--config.optimiser.name=sgd"], "did you mean 'optimizer'"),
+    "wrong type": ([*QUICK, "--config.epochs=many"], "config.epochs"),
+    "a fraction of an epoch": ([*QUICK, "--config.epochs=2.5"], "config.epochs"),
+    "no epochs": ([*QUICK, "--config.epochs=0"], "at least 1"),
+    "unknown loss": (
+        [*QUICK, "--config.loss.name=generalised_cross_entropy"],
+        "did you mean 'generalized_cross_entropy'",
+    ),
+    "unknown baseline": ([*QUICK, "--config.baseline.name=mse"], "config.baseline"),
+    "unknown hyper-parameter": ([*QUICK, "--config.loss.p=0.5"], "no argument 'p'"),
+    "hyper-parameter's range": ([*QUICK, "--config.loss.q=3"], "[0, 1]"),
+    "unknown model": ([*QUICK, "--config.model.name=lenett"], "did you mean 'lenet'"),
+    "unknown size": ([*QUICK, "--config.model.hiden=(3,)"], "'hidden'"),
+    "unknown data": ([*QUICK, "--config.dataset.name=digit"], "did you mean 'digits'"),
+    "unknown optimiser": ([*QUICK, "--config.optimizer.name=adan"], "did you mean 'adam'"),
+    "unknown moment": ([*QUICK, "--config.optimizer.b3=0.9"], "no argument 'b3'"),
+    "learning rate": ([*QUICK, "--config.optimizer.learning_rate=-1.0"], "positive"),
+    "unknown schedule": ([*QUICK, "--config.schedule.name=cosin"], "did you mean 'cosine'"),
+    "unknown corruption": ([*QUICK, "--config.corruption.name=symetric"], "'symmetric'"),
+    "noise rate": ([*QUICK, "--config.corruption.rate=1.5"], "0 to 1"),
+    "devices": ([*QUICK, "--config.devices=99"], "JAX sees 8"),
+    "batch": ([*QUICK, "--config.devices=8", "--config.batch_size=12"], "multiple of 8"),
+    "missing files": (
+        ["--config=configs/mnist_mlp.py", "--raw_dir=/nowhere"],
+        "train-images-idx3-ubyte",
+    ),
+    "workdir is a file": ([*QUICK, f"--workdir={__file__}"], "choose another"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_told_in_one_line(mistake: str, tmp_path: Path) -> None:
+    argv, expected = MISTAKES[mistake]
+    status, output = run(argv, tmp_path)
+    assert status == 2, output
+    lines = output.strip().splitlines()
+    assert len(lines) == 1, output
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+
+
+def test_trains_and_summarises_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+    status, output = run(QUICK, tmp_path)
+    assert status == 0, output
+    assert "test accuracy" in output
+    for name in ("loss", "baseline"):
+        folder = tmp_path / "work" / name
+        assert len(records.read(folder / "records.jsonl")) == 2
+        assert (folder / "confusion_matrix.png").stat().st_size > 10_000
+    assert (tmp_path / "work" / "learning_curve.png").stat().st_size > 10_000
+    before = (tmp_path / "work" / "loss" / "records.jsonl").read_bytes()
+    status, again = run(QUICK, tmp_path)
+    assert status == 0
+    assert again == output
+    assert (tmp_path / "work" / "loss" / "records.jsonl").read_bytes() == before
+    status, other = run([*QUICK, "--config.seed=1"], tmp_path)
+    assert status == 2
+    assert "holds another config's run (seed: 0 -> 1" in other
+
+
+def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    bad = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30"]
+    loss = "--config.loss.name=squared_error"
+    status, output = run([*QUICK, *bad, loss, "--config.baseline.name=none"], tmp_path)
+    assert status == 3, output
+    assert "stopped being finite at step" in output
+    assert "last finite values: loss" in output
+    assert "Traceback" not in output
+
+
+def test_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    status, output = run(QUICK, tmp_path, fault="full disk")
+    assert status == 2, output
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+
+
+def test_sigterm_saves_and_the_same_command_continues(tmp_path: Path) -> None:
+    flags = [*QUICK, "--config.baseline.name=none", "--config.steps_per_call=1"]
+    flags.append("--config.epochs=4000")
+    process, output = start(flags, tmp_path)
+    path = tmp_path / "work" / "records.jsonl"
+    deadline = time.monotonic() + 60
+    while not path.exists() or not path.stat().st_size:
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 75, output.read_text()
+    assert "run it again to continue" in output.read_text()
+    count = len(records.read(path))
+    assert count < 4000
+    saved = max(int(p.name) for p in (tmp_path / "work" / "checkpoints").iterdir())
+    assert saved >= json.loads(path.read_text().splitlines()[-1])["step"]

@@ -1,0 +1,170 @@
+"""What a run is made of: every key of a config, its default and its meaning."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from xent_jax.errors import UserError, nearest
+
+# Sections that name a function and hold its keyword arguments. Which arguments they may hold is
+# said by that function's signature, and checked where the function is looked up.
+CALLS = ("corruption", "model", "loss", "baseline", "optimizer", "schedule")
+
+
+def default_config() -> ConfigDict:
+    """Returns every key a config may hold; `configs/*.py` start from it and override."""
+    config = ConfigDict()
+    config.seed = 0  # of the initial parameters, the order of examples, dropout and augmentation
+    config.epochs = 10
+    config.batch_size = 64  # over all devices together
+    config.eval_batch_size = 512
+    config.steps_per_call = 0  # steps that one compiled scan takes; 0: a whole epoch
+    config.parallel = "mesh"  # 'mesh': jit over sharded arrays; 'pmap': the older way, one process
+    config.devices = 0  # how many to use; 0: all there are
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "digits"  # one of xent_jax.data.NAMES
+    config.dataset.resident = "auto"  # keep it on the device ('yes'), stream it ('no'), by its size
+    config.dataset.standardise = True  # by the training images' mean and deviation, per channel
+    config.dataset.shift = 0  # random crop after padding by so many pixels
+    config.dataset.flip = False  # random horizontal flip
+    config.dataset.train_examples = 0  # take only the first so many; 0: all
+
+    # Sections that name a function and hold its arguments:
+    config.corruption = ConfigDict({"name": "none"})  # or one of xent_jax.data.CORRUPTIONS, rate=
+    config.model = ConfigDict({"name": "mlp"})  # one of xent_jax.models.NAMES
+    config.loss = ConfigDict({"name": "softmax_cross_entropy_with_integer_labels"})
+    config.baseline = ConfigDict({"name": "none"})  # a loss trained alike and drawn beside it
+    config.optimizer = ConfigDict({"name": "adam", "learning_rate": 1e-3})  # optax's name for it
+    config.schedule = ConfigDict({"name": "constant"})  # one of xent_jax.training.SCHEDULES
+
+    config.weight_decay = 0.0  # decoupled where the optimiser has its own, else L2 in the gradient
+    config.clip_norm = 0.0  # the largest global norm of a gradient; 0: no clipping
+    config.ema_decay = 0.0  # evaluate an exponential moving average of the parameters; 0: none
+
+    config.eval_every_epochs = 1
+    config.checkpoint_every_epochs = 1
+    config.keep_checkpoints = 2
+    return config
+
+
+_AT_LEAST_0 = ("seed", "steps_per_call", "devices", "dataset.shift", "dataset.train_examples")
+_AT_LEAST_0 += ("weight_decay", "clip_norm", "ema_decay")
+_AT_LEAST_1 = ("epochs", "batch_size", "eval_batch_size", "keep_checkpoints")
+_AT_LEAST_1 += ("eval_every_epochs", "checkpoint_every_epochs")
+_ONE_OF = {"parallel": ("mesh", "pmap"), "dataset.resident": ("auto", "yes", "no")}
+
+
+def check_config(config: ConfigDict) -> ConfigDict:
+    """Returns a locked, complete copy in which every key is known, of its type and in its range.
+
+    Raises:
+      UserError: names the first key that is not, what it holds and what is allowed.
+    """
+    defaults = dict(_leaves(default_config()))
+    checked = default_config()
+    for key, value in _leaves(config):
+        section, _, rest = key.partition(".")
+        if section in CALLS:
+            if not rest:
+                raise UserError(f"config.{section}={value!r} must be a dict(name='...', ...)")
+        else:
+            value = _checked_value(key, value, defaults)
+        _set(checked, key, value)
+    for section in CALLS:
+        if not isinstance(checked[section].name, str):
+            raise UserError(f"config.{section}.name={checked[section].name!r} must be a name")
+    if checked.ema_decay >= 1.0:
+        raise UserError(f"config.ema_decay={checked.ema_decay} must be below 1")
+    return checked.lock()
+
+
+def call_arguments(section: str, spec: Mapping[str, Any], allowed: Iterable[str]) -> dict[str, Any]:
+    """Returns the keyword arguments in a section that names a function: all but `name`.
+
+    Raises:
+      UserError: if a key is not `allowed`; it names the nearest that is and lists them all.
+    """
+    allowed = sorted(set(allowed))
+    arguments = {key: value for key, value in spec.items() if key != "name"}
+    for key in arguments:
+        if key not in allowed:
+            takes = ", ".join(allowed) or "no arguments"
+            raise UserError(
+                f"config.{section}: {spec['name']!r} has no argument {key!r}"
+                f"{nearest(key, allowed)}; it takes {takes}"
+            )
+    return arguments
+
+
+def known_name(section: str, name: str, allowed: Iterable[str]) -> str:
+    """Returns `name` if it is one of `allowed`.
+
+    Raises:
+      UserError: if it is not; it names the nearest and lists them all.
+    """
+    allowed = tuple(allowed)
+    if name not in allowed:
+        raise UserError(
+            f"config.{section}.name={name!r} is unknown{nearest(name, allowed)}; "
+            f"one of: {', '.join(allowed)}"
+        )
+    return name
+
+
+def as_plain(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config as nested dicts that JSON can hold and that compare by value."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping | ConfigDict):
+            return {key: plain(value[key]) for key in value}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return plain(config)
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Returns one `key: theirs -> ours` for every leaf in which two plain configs differ."""
+    a, b = (dict(_leaves(ConfigDict(c))) for c in (ours, theirs))
+    keys = sorted(a.keys() | b.keys())
+    return [f"{k}: {b.get(k)} -> {a.get(k)}" for k in keys if a.get(k) != b.get(k)]
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        if section not in config:
+            config[section] = ConfigDict()
+        config = config[section]
+    config[last] = value
+
+
+def _checked_value(key: str, value: Any, defaults: Mapping[str, Any]) -> Any:
+    if key not in defaults:
+        known = [k for k in defaults if k.split(".")[0] not in CALLS] + list(CALLS)
+        raise UserError(
+            f"config.{key} is not a key of a config{nearest(key, known)}; "
+            "xent_jax/training/config.py lists them all"
+        )
+    kind = type(defaults[key])
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"config.{key}={value!r} must be of type {kind.__name__}")
+    low = 0 if key in _AT_LEAST_0 else 1 if key in _AT_LEAST_1 else -math.inf
+    if kind in (int, float) and not low <= value < math.inf:
+        raise UserError(f"config.{key}={value} must be a finite number, at least {low}")
+    if key in _ONE_OF and value not in _ONE_OF[key]:
+        raise UserError(f"config.{key}={value!r} must be one of {', '.join(_ONE_OF[key])}")
+    return value

@@ -1,0 +1,234 @@
+"""The training loop: chunks of steps, evaluations, records and checkpoints, resumable anywhere."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from xent_jax import metrics
+from xent_jax.errors import Diverged, Interrupted
+from xent_jax.reporting import records
+from xent_jax.reporting.tensorboard import EventWriter
+from xent_jax.training.checkpoint import Checkpointer
+from xent_jax.training.config import as_plain, check_config
+from xent_jax.training.feed import Feed, make_feed
+from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
+from xent_jax.training.signals import StopRequest
+from xent_jax.training.step import StepMetrics, TrainState
+
+
+class Result(NamedTuple):
+    """What a finished run leaves: its final state and its records, one per evaluation."""
+
+    state: TrainState
+    records: list[dict[str, Any]]
+
+
+class Tally(NamedTuple):
+    """Sums over the epoch so far, kept in checkpoints so that a resumed epoch reports the same."""
+
+    loss: float = 0.0
+    examples: float = 0.0
+    seconds: float = 0.0  # of training, since the run's first step
+
+    def add(self, steps: StepMetrics, seconds: float) -> "Tally":
+        examples = np.asarray(steps.examples, np.float64)
+        loss = float(np.sum(examples * np.asarray(steps.loss, np.float64)))
+        return Tally(
+            self.loss + loss, self.examples + float(examples.sum()), self.seconds + seconds
+        )
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    data_dir: str | None = None,
+    raw_dir: str | None = None,
+    profile: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Trains as `config` says, writing records, checkpoints and events into `workdir`.
+
+    A run that was killed, or stopped by a signal, continues from its newest sound checkpoint and
+    ends with the same parameters and records as one that was not, bit for bit, on the same
+    machine and versions (the records' `timing` aside).
+
+    Args:
+      config: as made by `default_config`.
+      workdir: the run's folder; made if missing.
+      data_dir: where prepared data sets lie (default: TFDS's own).
+      raw_dir: a folder with the data set's canonical files, read instead of a download.
+      profile: write a trace of one epoch to `workdir/profile`.
+      progress: show a progress bar where there is a terminal.
+
+    Raises:
+      UserError: bad input, told before anything is trained.
+      Diverged: the loss or its gradient stopped being finite.
+      Interrupted: SIGTERM or SIGINT; the run was saved first.
+    """
+    config, workdir = check_config(config), Path(workdir)
+    run = prepare(config, load_sets(config, data_dir=data_dir, raw_dir=raw_dir))
+    claim_workdir(workdir, config)
+    checkpoints = Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints)
+    state, tally = _restored(run, checkpoints)
+    step = first = int(run.runner.single(state).step)
+    journal = Journal(workdir, step)
+    feed, last = make_feed(run, step), {}
+    with StopRequest() as stop, journal, _bar(run, step, progress) as bar:
+        for epoch, start, length in _chunks(run, step):
+            traced = profile and epoch == _profiled_epoch(run, first)
+            began = time.perf_counter()
+            with jax.profiler.trace(workdir / "profile") if traced else contextlib.nullcontext():
+                state, steps = feed.train(state, epoch, start, length)
+            seconds = time.perf_counter() - began
+            tally = tally.add(steps, seconds)
+            last = _check_finite(steps, step, last, checkpoints)
+            step += length
+            bar.update(length)
+            ended = start + length == run.steps_per_epoch
+            if ended and _due(run, epoch, config.eval_every_epochs):
+                record = _record(run, epoch, step, tally, length / seconds)
+                record |= _evaluate(run, feed, state, step)
+                journal.write(record)
+                bar.set_postfix_str(_in_short(record))
+            if ended:
+                tally = Tally(seconds=tally.seconds)
+            stopping = stop.requested()
+            if stopping or (ended and _due(run, epoch, config.checkpoint_every_epochs)):
+                checkpoints.save(step, run.runner.single(state), {"tally": tally._asdict()})
+            if stopping and step < run.steps:
+                raise Interrupted(f"saved at step {step} of {run.steps}; run it again to continue")
+    return Result(run.runner.single(state), records.read(journal.path))
+
+
+class Journal:
+    """The run's records and events, written by the first process alone.
+
+    A record says all that its numbers depend on: the run's config and its environment.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        self.path = workdir / "records.jsonl"
+        self._events = None
+        if jax.process_index() == 0:
+            records.truncate(self.path, step)
+            self._events = EventWriter(workdir / "events", step)
+            self._environment = records.describe_environment()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._events:
+            self._events.close()
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self._events:
+            records.append(self.path, record | {"environment": self._environment})
+            self._events.write(record)
+
+
+def _restored(run: Run, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
+    """Returns the newest sound checkpoint's state and tally, or those of a run's start."""
+    state = run.runner.place_state(run.initial_state)
+    restored = checkpoints.restore_newest(run.runner.single(state))
+    if restored is None:
+        return state, Tally()
+    _, state, metadata = restored
+    return run.runner.place_state(state), Tally(**metadata["tally"])
+
+
+def _chunks(run: Run, step: int) -> Iterator[tuple[int, int, int]]:
+    """Yields (epoch, first step in it, number of steps) from `step` to the run's end.
+
+    The boundaries depend on the config alone, never on where a run was resumed, so that a
+    resumed run calls the same programs on the same steps.
+    """
+    length = run.config.steps_per_call or run.steps_per_epoch
+    for epoch in range(step // run.steps_per_epoch, run.config.epochs):
+        for start in range(0, run.steps_per_epoch, length):
+            if epoch * run.steps_per_epoch + start >= step:
+                yield epoch, start, min(length, run.steps_per_epoch - start)
+
+
+def _due(run: Run, epoch: int, every: int) -> bool:
+    return (epoch + 1) % every == 0 or epoch + 1 == run.config.epochs
+
+
+def _profiled_epoch(run: Run, first_step: int) -> int:
+    """The second epoch that this process trains, as the first one compiles."""
+    return min(first_step // run.steps_per_epoch + 1, run.config.epochs - 1)
+
+
+def _bar(run: Run, step: int, progress: bool) -> tqdm:
+    # disable=None: shown on a terminal only.
+    return tqdm(
+        total=run.steps,
+        initial=step,
+        desc=run.config.loss.name,
+        unit="step",
+        dynamic_ncols=True,
+        disable=None if progress and jax.process_index() == 0 else True,
+    )
+
+
+def _check_finite(
+    steps: StepMetrics, first_step: int, last: dict[str, float], checkpoints: Checkpointer
+) -> dict[str, float]:
+    """Returns the last step's values, or says which step was the first that was not finite."""
+    finite = np.isfinite(steps.loss) & np.isfinite(steps.gradient_norm)
+    bad = len(finite) if finite.all() else int(np.argmin(finite))
+    if bad:
+        last = {"loss": steps.loss[bad - 1], "gradient norm": steps.gradient_norm[bad - 1]}
+    if bad == len(finite):
+        return last
+    what = "gradient" if np.isfinite(steps.loss[bad]) else "loss"
+    values = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none"
+    saved = checkpoints.steps()
+    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "nothing was saved yet"
+    raise Diverged(
+        f"the {what} stopped being finite at step {first_step + bad + 1} "
+        f"(last finite values: {values}); {kept}. Try a smaller optimizer.learning_rate, "
+        "clip_norm=1.0 or schedule.warmup_epochs=1"
+    )
+
+
+def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, Any]:
+    """Returns the metrics of the test set and, where labels are corrupted, of the wrong ones."""
+    test = metrics.compute(feed.evaluate(state, "test"))
+    if step < run.steps:
+        test.pop("confusion_matrix")
+    result = {"test": test}
+    if "wrong" in run.sets:
+        wrong = metrics.compute(feed.evaluate(state, "wrong"))
+        result["wrong_labels"] = {
+            "memorised": wrong["memorisation"],
+            "recovered": wrong["recovery"],
+        }
+    return result
+
+
+def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[str, Any]:
+    return {
+        "run": run.config.loss.name,
+        "epoch": epoch + 1,
+        "step": step,
+        "train": {"loss": tally.loss / tally.examples},
+        "timing": {"seconds": tally.seconds, "steps_per_second": rate},
+        "seed": run.config.seed,
+        "config": as_plain(run.config),
+        "classes": run.sets["train"].class_names,
+    }
+
+
+def _in_short(record: dict[str, Any]) -> str:
+    loss, accuracy = record["train"]["loss"], record["test"]["accuracy"]
+    return f"train loss {loss:.3f}, test accuracy {accuracy:.1%}"

@@ -1,0 +1,120 @@
+"""Optimisers and schedules of optax, by name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import optax
+from ml_collections import ConfigDict
+
+from xent_jax.errors import UserError
+from xent_jax.training.config import call_arguments, known_name
+
+OPTIMIZERS = (
+    "adabelief",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adamw",
+    "lamb",
+    "lars",
+    "lion",
+    "nadam",
+    "nadamw",
+    "novograd",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "yogi",
+)
+
+
+def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Returns clipping, weight decay and the named optimiser under its schedule, in this order.
+
+    Weight decay goes to the optimiser where it takes one (adamw, lamb, lion ...: decoupled), and
+    is otherwise added to the clipped gradient, as PyTorch's optimisers do (L2).
+
+    Raises:
+      UserError: unknown optimiser, schedule or argument, or an argument out of its range.
+    """
+    spec = config.optimizer
+    function = getattr(optax, known_name("optimizer", spec.name, OPTIMIZERS))
+    takes = set(inspect.signature(function).parameters)
+    arguments = call_arguments("optimizer", spec, takes - {"weight_decay"})
+    arguments["learning_rate"] = make_schedule(config, steps_per_epoch)
+    decay = []
+    if "weight_decay" in takes:
+        arguments["weight_decay"] = config.weight_decay
+    elif config.weight_decay:
+        decay = [optax.add_decayed_weights(config.weight_decay)]
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    try:
+        return optax.chain(*clip, *decay, function(**arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.optimizer: {spec.name!r} refuses its arguments: {error}") from None
+
+
+def constant(peak: float, steps: int) -> optax.Schedule:
+    """The learning rate itself, throughout."""
+    del steps
+    return optax.constant_schedule(peak)
+
+
+def cosine(peak: float, steps: int, *, final_fraction: float = 0.0) -> optax.Schedule:
+    """Half a cosine from the learning rate to `final_fraction` of it (Loshchilov 2017, eq. 5)."""
+    return optax.cosine_decay_schedule(peak, steps, alpha=final_fraction)
+
+
+def linear(peak: float, steps: int, *, final_fraction: float = 0.0) -> optax.Schedule:
+    """A straight line from the learning rate to `final_fraction` of it."""
+    return optax.linear_schedule(peak, final_fraction * peak, steps)
+
+
+def step(
+    peak: float, steps: int, *, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
+) -> optax.Schedule:
+    """The learning rate times `factor` from each of the fractions `at` of the run on."""
+    return optax.piecewise_constant_schedule(peak, {round(a * steps): factor for a in at})
+
+
+def exponential(
+    peak: float, steps: int, *, factor: float = 0.1, every_steps: int = 10_000
+) -> optax.Schedule:
+    """The learning rate times `factor` per `every_steps` steps, smoothly."""
+    del steps
+    return optax.exponential_decay(peak, every_steps, factor)
+
+
+_SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
+    function.__name__: function for function in (constant, cosine, linear, step, exponential)
+}
+SCHEDULES = tuple(_SCHEDULES)
+
+
+def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """Returns the named schedule over the run's steps, after `warmup_epochs` of a linear rise.
+
+    Raises:
+      UserError: unknown schedule or argument, a learning rate that is not positive, or a warm-up
+        that takes the whole run.
+    """
+    spec, peak = config.schedule, config.optimizer.get("learning_rate")
+    if not isinstance(peak, int | float) or not 0 < peak < float("inf"):
+        raise UserError(f"config.optimizer.learning_rate={peak!r} must be a positive number")
+    function = _SCHEDULES[known_name("schedule", spec.name, SCHEDULES)]
+    takes = inspect.signature(function).parameters.keys() - {"peak", "steps"}
+    arguments = call_arguments("schedule", spec, takes | {"warmup_epochs"})
+    warmup = arguments.pop("warmup_epochs", 0)
+    if not 0 <= warmup < config.epochs:
+        raise UserError(
+            f"config.schedule.warmup_epochs={warmup} must be at least 0 and less than "
+            f"config.epochs={config.epochs}"
+        )
+    warmup_steps = round(warmup * steps_per_epoch)
+    schedule = function(float(peak), config.epochs * steps_per_epoch - warmup_steps, **arguments)
+    if not warmup_steps:
+        return schedule
+    rise = optax.linear_schedule(0.0, float(peak), warmup_steps)
+    return optax.join_schedules([rise, schedule], [warmup_steps])

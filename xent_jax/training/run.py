@@ -1,0 +1,192 @@
+"""A run made ready: from a config to data, a model, an objective and a compiled program."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from xent_jax import data, models
+from xent_jax.data import pipeline
+from xent_jax.errors import UserError
+from xent_jax.training.config import as_plain, call_arguments, check_config, differences, known_name
+from xent_jax.training.mesh import Runner, mesh_runner
+from xent_jax.training.objective import make_objective
+from xent_jax.training.optimizer import make_optimizer
+from xent_jax.training.pmap import pmap_runner
+from xent_jax.training.step import Program, TrainState, init_state
+
+RESIDENT_BYTES = 2**31
+"""Data sets up to this size stay on the devices where `dataset.resident` is 'auto'."""
+
+
+class Run(NamedTuple):
+    """What a run reads, what is compiled for it and the state it starts from."""
+
+    config: ConfigDict
+    sets: dict[str, data.Dataset]  # train, test and, where labels are corrupted, those: wrong
+    program: Program
+    runner: Runner
+    initial_state: TrainState
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return pipeline.steps_per_epoch(len(self.sets["train"].labels), self.config.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def resident(self) -> bool:
+        if self.config.dataset.resident == "auto":
+            return sum(s.images.nbytes for s in self.sets.values()) <= RESIDENT_BYTES
+        return self.config.dataset.resident == "yes"
+
+
+def load_sets(
+    config: ConfigDict, *, data_dir: str | None = None, raw_dir: str | None = None
+) -> dict[str, data.Dataset]:
+    """Returns the config's data: train, test and, where labels were corrupted, those as wrong.
+
+    Raises:
+      UserError: an unknown data set or corruption, or data that is missing or damaged.
+    """
+    name = known_name("dataset", config.dataset.name, data.NAMES)
+    load = partial(data.load, name, data_dir=data_dir, raw_dir=raw_dir)
+    train, test = load(split="train"), load(split="test")
+    if limit := config.dataset.train_examples:
+        train = data.select(train, slice(limit))
+    if config.corruption.name == "none":
+        call_arguments("corruption", config.corruption, ())
+        return {"train": train, "test": test}
+    train = _corrupted(config, train)
+    sets = {"train": train, "test": test}
+    wrong = train.labels != train.clean_labels
+    return sets | {"wrong": data.select(train, wrong)} if wrong.any() else sets
+
+
+def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
+    """Returns the run that `config` describes on these data; nothing is trained or written yet.
+
+    Raises:
+      UserError: bad input of any kind, in one line.
+    """
+    config = check_config(config)
+    devices, train = _devices(config), sets["train"]
+    objective = make_objective("loss", config.loss, train.num_classes, _context(train))
+    steps_per_epoch = pipeline.steps_per_epoch(len(train.labels), config.batch_size)
+    optimizer = make_optimizer(config, steps_per_epoch)
+    axis_name = "data" if config.parallel == "pmap" else None
+    key = jax.random.key(config.seed)
+    create = partial(_create_model, config, train, axis_name)
+    graphdef, state = init_state(create, optimizer, ema=config.ema_decay > 0)
+    mean, deviation = _scaling(config, train)
+    program = Program(
+        graphdef=graphdef,
+        objective=objective,
+        optimizer=optimizer,
+        key=key,
+        num_classes=train.num_classes,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        mean=mean,
+        deviation=deviation,
+        shift=config.dataset.shift,
+        flip=config.dataset.flip,
+        ema_decay=config.ema_decay,
+        axis_name=axis_name,
+    )
+    make_runner = pmap_runner if config.parallel == "pmap" else mesh_runner
+    return Run(config, sets, program, make_runner(program, devices), state)
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder this config's own, or finds that it already is.
+
+    Raises:
+      UserError: it holds another config's run, or cannot be written.
+    """
+    path, ours = workdir / "config.json", as_plain(config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # A folder in which nothing was saved yet belongs to nobody: a first try may have failed.
+        used = any(workdir.glob("checkpoints/*")) or any(workdir.glob("records.jsonl"))
+        if not (used and path.exists()) and jax.process_index() == 0:
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(ours, indent=2) + "\n")
+            os.replace(temporary, path)
+        theirs = json.loads(path.read_text()) if used and path.exists() else ours
+    except (OSError, ValueError) as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error}; choose another") from None
+    if differing := differences(ours, theirs):
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"--workdir={workdir} holds another config's run ({'; '.join(differing[:3])}{more}); "
+            "choose another --workdir, or delete that folder"
+        )
+
+
+def _devices(config: ConfigDict) -> list[jax.Device]:
+    there = jax.devices()
+    count = config.devices or len(there)
+    if count > len(there):
+        raise UserError(
+            f"config.devices={count}, but JAX sees {len(there)} ({there[0].device_kind}); "
+            "ask for fewer, or 0 for all"
+        )
+    if config.parallel == "pmap" and jax.process_count() > 1:
+        raise UserError("config.parallel='pmap' serves one process; use 'mesh' over several")
+    if jax.process_count() > 1 and count != len(there):
+        raise UserError("config.devices must be 0 (all) when several processes train together")
+    for key in ("batch_size", "eval_batch_size"):
+        if config[key] % count:
+            raise UserError(
+                f"config.{key}={config[key]} does not divide over {count} devices; "
+                f"use a multiple of {count}, or set config.devices"
+            )
+    return there[:count]
+
+
+def _corrupted(config: ConfigDict, train: data.Dataset) -> data.Dataset:
+    spec = config.corruption
+    name = known_name("corruption", spec.name, ("none", *data.CORRUPTIONS))
+    arguments = call_arguments("corruption", spec, ("rate", "seed"))
+    if "rate" not in arguments:
+        raise UserError(f"config.corruption: {name!r} needs a rate, from 0 to 1")
+    return data.corrupt(train, name, **{"seed": config.seed} | arguments)
+
+
+def _context(train: data.Dataset) -> dict[str, Any]:
+    """What a loss may ask for by the name of an argument."""
+    counts = np.bincount(train.labels, minlength=train.num_classes)
+    return {"class_counts": counts.astype(np.float32)}
+
+
+def _create_model(config: ConfigDict, train: data.Dataset, axis_name: str | None) -> nnx.Module:
+    spec = config.model
+    name = known_name("model", spec.name, models.NAMES)
+    arguments = {key: spec[key] for key in spec if key != "name"}
+    return models.create(
+        name,
+        num_classes=train.num_classes,
+        image_shape=train.images.shape[1:],
+        rngs=nnx.Rngs(config.seed),
+        axis_name=axis_name,
+        **arguments,
+    )
+
+
+def _scaling(
+    config: ConfigDict, train: data.Dataset
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = train.images.shape[-1]
+    if config.dataset.standardise:
+        mean, deviation = pipeline.channel_statistics(train)
+        return tuple(map(float, mean)), tuple(map(float, deviation))
+    return (0.0,) * channels, (1.0,) * channels

@@ -1,0 +1,44 @@
+"""A stop asked for by a signal, honoured where the run can be saved."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import jax
+import numpy as np
+from absl import logging
+
+
+class StopRequest:
+    """Within its context SIGTERM and SIGINT ask for a stop; a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python lets only the main thread set handlers; elsewhere the signals keep theirs.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Returns whether any process was asked to stop; every process must call it together."""
+        if jax.process_count() == 1:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.asarray(self._asked)).any())
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+        logging.warning("%s: saving, then stopping", signal.Signals(number).name)
