@@ -125,6 +125,6 @@ def test_two_processes_agree_with_one(resident: str, tmp_path: Path) -> None:
     outputs = [worker.communicate(timeout=240) for worker in workers]
     for worker, (out, err) in zip(workers, outputs, strict=True):
         assert worker.returncode == 0, err[-3000:]
-        _, loss, count = out.split()
+        _, loss, count = out.splitlines()[-1].split()
         assert int(count) == 2
         assert float(loss) == pytest.approx(expected.records[-1]["train"]["loss"], rel=1e-4)

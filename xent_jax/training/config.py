@@ -13,6 +13,10 @@ from xent_jax.errors import UserError, nearest
 CALLS = ("corruption", "model", "loss", "baseline", "optimizer", "schedule")
 
 
+Section = ConfigDict | Mapping[str, Any]
+"""A part of a config that names a function and holds its arguments: dict(name=..., ...)."""
+
+
 def default_config() -> ConfigDict:
     """Returns every key a config may hold; `configs/*.py` start from it and override."""
     config = ConfigDict()
@@ -81,7 +85,7 @@ def check_config(config: ConfigDict) -> ConfigDict:
     return checked.lock()
 
 
-def call_arguments(section: str, spec: Mapping[str, Any], allowed: Iterable[str]) -> dict[str, Any]:
+def call_arguments(section: str, spec: Section, allowed: Iterable[str]) -> dict[str, Any]:
     """Returns the keyword arguments in a section that names a function: all but `name`.
 
     Raises:

@@ -187,7 +187,8 @@ def _check_finite(
     finite = np.isfinite(steps.loss) & np.isfinite(steps.gradient_norm)
     bad = len(finite) if finite.all() else int(np.argmin(finite))
     if bad:
-        last = {"loss": steps.loss[bad - 1], "gradient norm": steps.gradient_norm[bad - 1]}
+        loss, norm = steps.loss[bad - 1], steps.gradient_norm[bad - 1]
+        last = {"loss": float(loss), "gradient norm": float(norm)}
     if bad == len(finite):
         return last
     what = "gradient" if np.isfinite(steps.loss[bad]) else "loss"

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from xent_jax import losses
 from xent_jax.errors import UserError
-from xent_jax.training.config import call_arguments, known_name
+from xent_jax.training.config import Section, call_arguments, known_name
 from xent_jax.typing import Array, Bool, Float, Int
 
 # What the step itself passes; everything else a loss takes is a hyper-parameter or context.
@@ -24,7 +23,7 @@ def trainable_losses() -> tuple[str, ...]:
 
 
 def make_objective(
-    section: str, spec: ConfigDict | Mapping[str, Any], num_classes: int, context: Mapping[str, Any]
+    section: str, spec: Section, num_classes: int, context: Mapping[str, Any]
 ) -> Objective:
     """Returns `objective(logits_BxK, labels_B, mask_B) -> loss_B`, masked examples being 0.
 

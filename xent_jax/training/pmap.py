@@ -20,12 +20,15 @@ def pmap_runner(program: Program, devices: Sequence[jax.Device]) -> Runner:
     """Returns the program under pmap over `devices`; `program.axis_name` names their axis."""
     count, devices = len(devices), list(devices)
     mapped = partial(jax.pmap, axis_name=program.axis_name, devices=devices)
-    copies = mapped(lambda tree: tree, in_axes=None, axis_size=count)
+    identity = mapped(lambda tree: tree)
 
     def share(whole_LxB: Array) -> Array:
         size = whole_LxB.shape[1] // count
         start = jax.lax.axis_index(program.axis_name) * size
         return jax.lax.dynamic_slice_in_dim(whole_LxB, start, size, axis=1)
+
+    def copies(tree: Any) -> Any:
+        return identity(jax.tree.map(lambda x: np.stack([np.asarray(x)] * count), tree))
 
     def place_batch(batch: dict[str, np.ndarray]) -> step.Batch:
         return {k: np.reshape(v, (count, -1, *v.shape[1:])) for k, v in batch.items()}

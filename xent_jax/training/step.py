@@ -105,7 +105,7 @@ def train_step(program: Program, state: TrainState, batch: Batch) -> tuple[Train
     if average is not None:
         average = optax.incremental_update(params, average, 1.0 - program.ema_decay)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-    return state, StepMetrics(loss, examples, optax.global_norm(gradient))
+    return state, StepMetrics(loss, examples, optax.tree.norm(gradient))
 
 
 def train_chunk(
