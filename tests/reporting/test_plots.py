@@ -151,5 +151,5 @@ def test_reliability_diagram_tells_the_calibration_error(drawn):
     accuracy, confidence = np.asarray([np.nan, 0.5, 0.8]), np.asarray([np.nan, 0.6, 0.9])
     figure = drawn(plots.reliability_diagram, count, accuracy, confidence, title="a")
     assert "a\nexpected calibration error 10.0%" in texts(figure)
-    heights = [bar.get_height() for bar in figure.axes[0].patches[:3]]
-    np.testing.assert_allclose(heights, accuracy)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    np.testing.assert_allclose(heights, [*accuracy, np.nan, 0.1, 0.1])

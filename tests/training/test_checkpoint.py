@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         Checkpointer(tmp_path / "file")
 
 
-def test_a_disk_that_is_really_full(tmp_path, capfd):
+def test_a_disk_that_is_really_full(tmp_path, capfd, caplog):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
@@ -266,7 +266,8 @@ def test_a_disk_that_is_really_full(tmp_path, capfd):
             UserError, match=r"No space left on device .the checkpoint of step 1 is"
         ):
             checkpoints.save(2, noise, {})
-        assert capfd.readouterr() == ("", "")  # orbax's threads print their traces by default
+        assert capfd.readouterr() == ("", "")
+        assert not caplog.messages  # orbax's threads log their traces by default
         assert names(checkpoints.directory) == ["step_00000001"]
         assert_same(checkpoints.restore_newest(state_of(0))[1], state_of(1))
     finally:
@@ -300,7 +301,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen:
 
 
 def test_a_kill_at_any_moment_leaves_a_sound_checkpoint(tmp_path):
-    directories = [tmp_path / str(number) for number in range(5)]
+    directories = [tmp_path / str(number) for number in range(4)]
     children = [start(SAVES_FOREVER, str(directory)) for directory in directories]
     moment = random.Random(time.time_ns())
     last, leftovers = [], 0
