@@ -23,14 +23,15 @@ class Examples(NamedTuple):
     """Logits and labels that a formula can be applied to, and what its result still needs."""
 
     logits: Array  # (..., K), in at least float32; 0 where the example is masked
-    labels: Array  # (...), inside [0, K); 0 where the example is masked or the label is not
-    valid: Array  # (...), False where an unmasked example's label is outside [0, K)
+    labels: Array  # (...) inside [0, K), or targets (..., K); 0 where masked or outside
+    valid: Array | None  # (...), False where an unmasked example's label is outside [0, K)
     where: Array | None  # (...), the examples that count
 
     def finish(self, loss: Array) -> Array:
         """Returns the loss: NaN where the label is invalid, and exactly 0 where masked."""
-        # A product, and not a `where`, so that the gradient becomes NaN too.
-        loss = loss * jnp.where(self.valid, 1.0, jnp.nan).astype(loss.dtype)
+        if self.valid is not None:
+            # A product, and not a `where`, so that the gradient becomes NaN too.
+            loss = loss * jnp.where(self.valid, 1.0, jnp.nan).astype(loss.dtype)
         return masked(loss, self.where)
 
 
@@ -41,6 +42,8 @@ def prepare(
     where: Array | None,
     axis: int,
     class_mask: Array | None = None,
+    ignore_label: int | None = None,
+    name: str = "logits",
 ) -> Examples:
     """Returns checked examples with the classes on the last axis.
 
@@ -49,7 +52,7 @@ def prepare(
         not boolean.
       ValueError: shapes that do not fit.
     """
-    logits, labels = classes_last("logits", logits, axis), jnp.asarray(labels)
+    logits, labels = classes_last(name, logits, axis), jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels must be integer classes, got {labels.dtype}; "
@@ -58,14 +61,39 @@ def prepare(
     *batch, classes = logits.shape
     if labels.shape != tuple(batch):
         raise ValueError(
-            f"labels must have the logits' shape without the class axis, {tuple(batch)}, "
+            f"labels must have the shape of the {name} without the class axis, {tuple(batch)}, "
             f"got {labels.shape}; a distribution over the classes goes to softmax_cross_entropy"
         )
+    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
     where = example_mask(where, logits)
-    logits = masked(without_classes(logits, class_mask, axis), where)
-    labels = masked(labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32), where)
+    if ignore_label is not None:
+        counted = labels != ignore_label
+        where = counted if where is None else where & counted
+    logits, labels = masked(without_classes(logits, class_mask, axis), where), masked(labels, where)
     valid = (labels >= 0) & (labels < classes)
     return Examples(logits, masked(labels, valid).astype(jnp.int32), valid, where)
+
+
+def prepare_targets(
+    logits: Array,
+    targets: Array,
+    *,
+    where: Array | None,
+    axis: int,
+    class_mask: Array | None = None,
+) -> Examples:
+    """Returns checked examples whose labels are numbers for every class, of the logits' shape."""
+    shape, targets = jnp.shape(logits), jnp.asarray(targets)
+    if targets.shape != shape:
+        raise ValueError(
+            f"a distribution over the classes must have the logits' shape {shape}, got "
+            f"{targets.shape}; integer classes go to softmax_cross_entropy_with_integer_labels"
+        )
+    logits = classes_last("logits", logits, axis)
+    targets = jnp.moveaxis(targets, axis, -1).astype(logits.dtype)
+    where = example_mask(where, logits)
+    logits = masked(without_classes(logits, class_mask, axis), where)
+    return Examples(logits, masked(targets, where), None, where)
 
 
 def classes_last(name: str, array: Array, axis: int) -> Array:
@@ -150,9 +178,11 @@ def scalar(
         raise ValueError(
             f"{name} must be a scalar, got shape {jnp.shape(value)}: use jax.vmap for several"
         )
-    known = not isinstance(value, jax.core.Tracer)
-    if known and not (at_least <= float(value) <= at_most and float(value) > above):
-        lower = f"({above:g}" if above > at_least else f"[{at_least:g}"
+    if isinstance(value, jax.core.Tracer):
+        return jnp.asarray(value, like.dtype)
+    number = float(value)
+    if not (math.isfinite(number) and at_least <= number <= at_most and number > above):
+        lower = f"[{at_least:g}" if at_least > above else f"({above:g}"
         upper = f"{at_most:g}]" if at_most < math.inf else "inf)"
         raise ValueError(f"{name} must lie in {lower}, {upper}, got {value}")
     return jnp.asarray(value, like.dtype)

@@ -1,7 +1,12 @@
-"""The softmax's log-probabilities with hand-derived tangents, which most losses are made of.
+"""Cross-entropies of softmax(z) with hand-derived tangents: what most losses are made of.
 
 Arguments are positional and already prepared (`contract.py`): logits (..., K) with the classes
-last, labels (...) inside [0, K). A logit of -inf is a class of probability 0.
+last, labels (...) inside [0, K). A logit of -inf is a class that cannot occur: its probability and
+gradient are 0. Where all logits are -inf, everything is NaN.
+
+The rules are by hand because autodiff would scatter into a zeros array of the logits' size, keep
+the exponentials for the way back, and be NaN where a logit is -inf. Written as one sum over the
+classes, each of them compiles to a single pass that stores nothing but its result.
 """
 
 import jax
@@ -12,27 +17,93 @@ from xent_jax.typing import Array
 
 @jax.custom_jvp
 def label_log_probability(logits: Array, labels: Array) -> Array:
-    """Returns log p_y: -inf where the label's logit is, NaN where all logits are."""
-    shifted, total = _shifted_and_total(logits)
-    picked = jnp.take_along_axis(shifted, labels[..., None], -1, mode="promise_in_bounds")
-    return picked[..., 0] - jnp.log(total[..., 0])
+    """Returns log p_y: -inf where the label's logit is."""
+    largest, total = _largest_and_total(logits)
+    return label_entry(logits, labels) - largest - jnp.log(total)
 
 
 @label_log_probability.defjvp
-def _label_log_probability_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    # d log p_y = sum_j (1[j = y] - p_j) dz_j. By hand, because autodiff scatters into an array of
-    # the logits' size, keeps the exponentials for the way back, and is NaN for a label at -inf.
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d log p_y = sum_j (1[j = y] - p_j) dz_j
     (logits, labels), (logits_dot, _) = primals, tangents
-    shifted, total = _shifted_and_total(logits)
-    classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    one_hot = (classes == labels[..., None]).astype(logits.dtype)
-    tangent = jnp.sum((one_hot - jnp.exp(shifted) / total) * logits_dot, axis=-1)
+    p = probabilities(logits)
+    tangent = jnp.sum(jnp.where(is_label(logits, labels), 1.0 - p, -p) * logits_dot, axis=-1)
     return label_log_probability(logits, labels), tangent
 
 
-def _shifted_and_total(logits: Array) -> tuple[Array, Array]:
-    """Returns z - max z and sum exp(z - max z): a difference of the two loses no digits."""
-    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    return shifted, jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
+@jax.custom_jvp
+def target_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Returns -sum_k t_k log p_k with 0 log 0 = 0, for targets (..., K) of any sum."""
+    largest, total = _largest_and_total(logits)
+    gaps = jnp.where(targets == 0, 0.0, largest[..., None] - logits)
+    return jnp.sum(targets, axis=-1) * jnp.log(total) + jnp.sum(targets * gaps, axis=-1)
+
+
+@target_cross_entropy.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # dL = sum_j (p_j sum_k t_k - t_j) dz_j - sum_k log p_k dt_k
+    # The target of a class that cannot occur has slope 0, as one that `class_mask` left out.
+    (logits, targets), (logits_dot, targets_dot) = primals, tangents
+    mass = jnp.sum(targets, axis=-1, keepdims=True)
+    slopes = probabilities(logits) * mass - targets
+    largest, total = _largest_and_total(logits)
+    log_p = logits - largest[..., None] - jnp.log(total)[..., None]
+    log_p = jnp.where(jnp.isneginf(logits), 0.0, log_p)
+    tangent = jnp.sum(slopes * logits_dot - log_p * targets_dot, axis=-1)
+    return target_cross_entropy(logits, targets), tangent
+
+
+@jax.custom_jvp
+def uniform_cross_entropy(logits: Array) -> Array:
+    """Returns -mean_k log p_k over the classes that can occur."""
+    largest, total = _largest_and_total(logits)
+    possible = ~jnp.isneginf(logits)
+    gaps = jnp.where(possible, largest[..., None] - logits, 0.0)
+    return jnp.log(total) + jnp.sum(gaps, axis=-1) / jnp.sum(possible, axis=-1, dtype=gaps.dtype)
+
+
+@uniform_cross_entropy.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # dL = sum_j (p_j - u_j) dz_j, u_j being 1 / (number of possible classes) or 0
+    (logits,), (logits_dot,) = primals, tangents
+    possible = (~jnp.isneginf(logits)).astype(logits.dtype)
+    slopes = probabilities(logits) - possible / jnp.sum(possible, axis=-1, keepdims=True)
+    return uniform_cross_entropy(logits), jnp.sum(slopes * logits_dot, axis=-1)
+
+
+@jax.custom_jvp
+def log_normalizer(logits: Array) -> Array:
+    """Returns log sum_k exp(z_k)."""
+    largest, total = _largest_and_total(logits)
+    return largest + jnp.log(total)
+
+
+@log_normalizer.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # d log sum_k exp(z_k) = sum_j p_j dz_j
+    (logits,), (logits_dot,) = primals, tangents
+    return log_normalizer(logits), jnp.sum(probabilities(logits) * logits_dot, axis=-1)
+
+
+def probabilities(logits: Array) -> Array:
+    """Returns softmax(z). Large logits lose no digits, as they do in exp(z - log_normalizer)."""
+    largest, total = _largest_and_total(logits)
+    return jnp.exp(logits - largest[..., None]) * (1.0 / total)[..., None]
+
+
+def label_entry(array: Array, labels: Array) -> Array:
+    """Returns the entry of (..., K) at the label."""
+    picked = jnp.take_along_axis(array, labels[..., None], axis=-1, mode="promise_in_bounds")
+    return picked[..., 0]
+
+
+def is_label(logits: Array, labels: Array) -> Array:
+    """Returns booleans of the logits' shape; a comparison fuses, a one-hot array is memory."""
+    classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    return classes == labels[..., None]
+
+
+def _largest_and_total(logits: Array) -> tuple[Array, Array]:
+    """Returns max z and sum exp(z - max z), each (...)."""
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    return largest, jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
