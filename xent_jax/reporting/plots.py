@@ -63,12 +63,13 @@ class _Panel(NamedTuple):
     title: str
     keys: tuple[str, str]
     percent: bool
+    from_zero: bool = False
 
 
 _PANELS = (
     _Panel("test accuracy", ("test", "accuracy"), percent=True),
     _Panel("training loss", ("train", "loss"), percent=False),
-    _Panel("wrong labels memorised", ("wrong_labels", "memorised"), percent=True),
+    _Panel("wrong labels memorised", ("wrong_labels", "memorised"), percent=True, from_zero=True),
 )
 
 
@@ -192,7 +193,8 @@ def _draw_panel(ax: Axes, panel: _Panel, runs: Runs) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
     if panel.percent:
         ax.yaxis.set_major_formatter(_PERCENT)
-        ax.set_ylim(max(0, ax.get_ylim()[0]), min(1, ax.get_ylim()[1]))
+        low, high = ax.get_ylim()
+        ax.set_ylim(0 if panel.from_zero else max(0, low), min(1, high))
     if panel.keys == ("test", "accuracy"):
         _draw_right_labels(ax, _shared(runs, "corruption", "rate"))
     if panel.keys == ("train", "loss") and len(runs) > 1 and not _shared(runs, "loss", "name"):
@@ -207,17 +209,30 @@ def _write_last_values(ax: Axes, form: str) -> None:
     ends = [(y[np.isfinite(y)][-1], line) for line, y in finite if np.isfinite(y).any()]
     if len(ends) > 6:
         return
-    (low, high), gap, last = ax.get_ylim(), 0.075, -1.0
-    for value, line in sorted(ends, key=lambda end: end[0]):
-        last = max((value - low) / (high - low), last + gap)
+    low, high = ax.get_ylim()
+    ends.sort(key=lambda end: end[0])
+    heights = _moved_apart([(value - low) / (high - low) for value, _ in ends], 0.075)
+    for (value, line), height in zip(ends, heights, strict=True):
         ax.text(
-            *(1.02, last, form.format(value)),
+            *(1.02, height, form.format(value)),
             transform=ax.transAxes,
             color=line.get_color(),
             va="center",
             fontweight="bold",
             fontsize=9.5,
         )
+
+
+def _moved_apart(heights: list[float], gap: float) -> list[float]:
+    """Moves ascending heights up until they keep the gap, then down where they pass the top."""
+    apart: list[float] = []
+    for height in heights:
+        apart.append(max(height, apart[-1] + gap) if apart else height)
+    top = 1.0
+    for i in reversed(range(len(apart))):
+        apart[i] = min(apart[i], top)
+        top = apart[i] - gap
+    return apart
 
 
 def _draw_right_labels(ax: Axes, rate: float | None) -> None:
