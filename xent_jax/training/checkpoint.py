@@ -72,6 +72,7 @@ class Checkpointer:
 
         Raises:
           UserError: the disk is full, read-only or failing. The earlier checkpoints stay.
+          ValueError: that step, or a later one, is saved already.
         """
         saved = self.steps()
         if saved and step <= saved[-1]:
