@@ -19,7 +19,7 @@ from xent_jax.errors import UserError
 
 
 class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes images and labels that a subclass finds, unshuffled and uncompressed."""
+    """Writes the images and labels that a subclass reads, in their order."""
 
     VERSION = tfds.core.Version("1.0.0")
     class_names: tuple[str, ...]

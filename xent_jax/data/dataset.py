@@ -23,11 +23,6 @@ class Dataset:
     name: str
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.labels) == len(self.clean_labels):
-            raise UserError(
-                f"{self.name}: {len(self.images)} images, {len(self.labels)} labels and "
-                f"{len(self.clean_labels)} clean labels; there must be one of each per example"
-            )
         if not len(self.labels):
             raise UserError(f"{self.name}: the data set is empty; it needs at least one example")
         check_labels(self.labels, self.num_classes, self.name)
