@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
     config.baseline = ConfigDict({"name": "softmax_cross_entropy_with_integer_labels"})
     config.optimizer = ConfigDict({"name": "adam", "learning_rate": 1e-3})
     config.epochs = 60
+    config.checkpoint_every_epochs = 10
     return config

@@ -2,15 +2,18 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from xent_jax.errors import Diverged, Interrupted, UserError
+from xent_jax.errors import Diverged, Interrupted, UserError, nearest
+from xent_jax.training import default_config
 
 _EXPECTED = (UserError, Diverged, Interrupted)
 # Errors of the machine, not of the program: the disk is full or the place cannot be written.
@@ -22,6 +25,13 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         "config", None, "The config's file.", lock_config=False, accept_new_attributes=True
     )
+
+
+def config_file() -> str | None:
+    """Returns the path given as --config, without what follows a colon; None if there is none."""
+    if "config" not in flags.FLAGS or not flags.FLAGS["config"].present:
+        return None
+    return flags.FLAGS["config"].config_filename.partition(":")[0]
 
 
 def run(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:
@@ -59,16 +69,33 @@ def keep_compiled(workdir: Path, directory: str | None) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(str(error).splitlines()[0], UserError.exit_status)
-    except Exception as error:  # ml_collections raises what the config's file raised.
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        _fail(f"the config cannot be used: {lines[-1].strip()}", UserError.exit_status)
-    return []
+        rest = flags.FLAGS(argv)
+    except Exception as error:  # ml_collections raises whatever an override or a file ran into.
+        _fail(_explained(argv, error), UserError.exit_status)
+    path = Path(config_file() or __file__)
+    if not path.is_file():
+        _fail(f"--config={path}: there is no such file", UserError.exit_status)
+    return rest
 
 
-def _fail(message: str, status: int) -> None:
+def _explained(argv: Sequence[str], error: Exception) -> str:
+    """Returns what is wrong with the flags, in one line."""
+    for flag in argv:
+        override = re.match(r"--config\.(\w+)([^=]*)", flag)
+        if override and override[1] not in default_config():
+            near = nearest(override[1], default_config())
+            return f"config.{override[1]} is not a key of a config{near}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if section := re.match(
+        r"flag --(config\.\w+)=(.*): Failed to parse .* as a ConfigDict", lines[0]
+    ):
+        return f"{section[1]} is a section; did you mean --{section[1]}.name={section[2]}?"
+    if "Error whilst parsing config file" in lines[0]:
+        return f"the config's file: {lines[-1].removeprefix('xent_jax.errors.UserError: ')}"
+    return lines[0].strip("\"'")
+
+
+def _fail(message: str, status: int) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

@@ -25,36 +25,32 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train t
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 
 
-def runs_of(config: ConfigDict, workdir: Path) -> dict[Path, ConfigDict]:
-    """Returns the folder and config of each run: one, or the loss's and the baseline's."""
-    config = training.check_config(config)
+def configs_of(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Returns the config of each run by its folder: one, or the baseline's and the loss's."""
     if config.baseline.name == "none":
-        return {workdir: config}
+        return {".": config}
     baseline = ConfigDict(config).unlock()
     baseline.loss = baseline.baseline
-    if baseline.loss.to_dict() == config.loss.to_dict():
+    if baseline.loss == config.loss:
         raise UserError("config.baseline is the same as config.loss; remove it or name another")
-    folders = ["baseline", "loss"]
-    return {workdir / name: c for name, c in zip(folders, (baseline, config), strict=True)}
+    return {"baseline": baseline, "loss": config}
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if _CONFIG.value is None:
+    if entry.config_file() is None:
         raise UserError("no config is named; try --config=configs/quickstart.py")
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    config = training.check_config(_CONFIG.value)
+    workdir = Path(_WORKDIR.value or f"runs/{Path(entry.config_file()).stem}")
+    training.claim_workdir(workdir, config)
     entry.keep_compiled(workdir, _CACHE.value)
-    for folder, config in runs_of(_CONFIG.value, workdir).items():
-        training.train(
-            config,
-            folder,
-            data_dir=_DATA_DIR.value,
-            raw_dir=_RAW_DIR.value,
-            profile=_PROFILE.value,
-        )
+    sets = training.load_sets(config, data_dir=_DATA_DIR.value, raw_dir=_RAW_DIR.value)
+    # All are made ready before the first is trained, so that no mistake is told late.
+    runs = {name: training.prepare(each, sets) for name, each in configs_of(config).items()}
+    for name, run in runs.items():
+        training.train(run, workdir / name, profile=_PROFILE.value)
     if jax.process_index() == 0:
         print(summary.summarise(workdir))
 

@@ -18,7 +18,9 @@ def main(argv: Sequence[str]) -> None:
     name = argv[1] if len(argv) > 1 else ""
     if name not in _BENCHES:
         known = ", ".join(_BENCHES)
-        raise UserError(f"which bench? {name!r} is not one{nearest(name, _BENCHES)}; one of: {known}")
+        raise UserError(
+            f"which bench? {name!r} is not one{nearest(name, _BENCHES)}; one of: {known}"
+        )
     figures = _BENCHES[name]()
     if _OUTPUT.value:
         line = {"bench": name, "figures": figures, "environment": records.describe_environment()}

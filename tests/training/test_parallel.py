@@ -1,6 +1,7 @@
 """Eight devices, one device, pmap, a stream and several processes train alike."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -92,7 +93,8 @@ from tests.training import test_parallel
 from xent_jax import training
 made = test_parallel.config(*json.loads(sys.argv[5])[0:1], **json.loads(sys.argv[5])[1])
 made.epochs, made.dataset.train_examples = 2, 100
-result = training.train(made, workdir, data_dir=data_dir, progress=False)
+run = training.prepare(made, training.load_sets(made, data_dir=data_dir))
+result = training.train(run, workdir, progress=False)
 print("loss", repr(result.records[-1]["train"]["loss"]), len(result.records))
 """
 
@@ -104,7 +106,8 @@ def test_two_processes_agree_with_one(resident: str, tmp_path: Path) -> None:
     changes = {"resident": resident}
     alone = config("cnn4", devices=1, epochs=2, **changes)
     alone.dataset.train_examples = 100
-    expected = training.train(alone, tmp_path / "alone", data_dir=str(tmp_path), progress=False)
+    sets = training.load_sets(alone, data_dir=str(tmp_path))
+    expected = training.train(training.prepare(alone, sets), tmp_path / "alone", progress=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -118,7 +121,7 @@ def test_two_processes_agree_with_one(resident: str, tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**__import__("os").environ, **environment},
+            env={**os.environ, **environment},
         )
         for process in range(2)
     ]

@@ -38,7 +38,7 @@ def tiny_config(model: str) -> ConfigDict:
 
 def child(model: str, workdir: str, data_dir: str, kill: tuple[str, int, float] | None) -> None:
     """Trains, and kills itself `delay` seconds after the nth save or chunk of steps began."""
-    from xent_jax.training import checkpoint, feed, loop
+    from xent_jax.training import checkpoint, feed, loop, run
 
     jax.config.update("jax_compilation_cache_dir", f"{data_dir}/cache")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -64,7 +64,9 @@ def child(model: str, workdir: str, data_dir: str, kill: tuple[str, int, float] 
                 return made._replace(train=armed(made.train))
 
             loop.make_feed = make_armed
-    loop.train(tiny_config(model), workdir, data_dir=data_dir, progress=False)
+    config = tiny_config(model)
+    made = run.prepare(config, run.load_sets(config, data_dir=data_dir))
+    loop.train(made, workdir, progress=False)
     if kill is not None:
         time.sleep(5)  # The run ended before the timer: let it strike.
 

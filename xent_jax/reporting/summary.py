@@ -41,6 +41,11 @@ def summarise(workdir: Path) -> str:
                 pictures[-1],
                 title=record["run"],
             )
+        if "reliability" in record["test"]:
+            pictures.append(folder / "reliability.png")
+            plots.reliability_diagram(
+                *record["test"]["reliability"], pictures[-1], title=record["run"]
+            )
     lines = [*_table(list(last.values())), ""]
     lines += _paths("records", [folder / "records.jsonl" for folder in runs])
     lines += _paths("checkpoints", [folder / "checkpoints" for folder in runs])

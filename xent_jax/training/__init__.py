@@ -2,6 +2,20 @@
 
 from xent_jax.training.config import check_config, default_config
 from xent_jax.training.loop import Result, train
+from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
+from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Result", "check_config", "default_config", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Result",
+    "Run",
+    "check_config",
+    "claim_workdir",
+    "default_config",
+    "load_sets",
+    "prepare",
+    "train",
+    "trainable_losses",
+]

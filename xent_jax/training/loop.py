@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from xent_jax import metrics
@@ -17,9 +16,9 @@ from xent_jax.errors import Diverged, Interrupted
 from xent_jax.reporting import records
 from xent_jax.reporting.tensorboard import EventWriter
 from xent_jax.training.checkpoint import Checkpointer
-from xent_jax.training.config import as_plain, check_config
+from xent_jax.training.config import as_plain
 from xent_jax.training.feed import Feed, make_feed
-from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
+from xent_jax.training.run import Run, claim_workdir
 from xent_jax.training.signals import StopRequest
 from xent_jax.training.step import StepMetrics, TrainState
 
@@ -47,35 +46,30 @@ class Tally(NamedTuple):
 
 
 def train(
-    config: ConfigDict,
+    run: Run,
     workdir: str | os.PathLike[str],
     *,
-    data_dir: str | None = None,
-    raw_dir: str | None = None,
     profile: bool = False,
     progress: bool = True,
 ) -> Result:
-    """Trains as `config` says, writing records, checkpoints and events into `workdir`.
+    """Trains a run, writing records, checkpoints and TensorBoard events into `workdir`.
 
     A run that was killed, or stopped by a signal, continues from its newest sound checkpoint and
     ends with the same parameters and records as one that was not, bit for bit, on the same
     machine and versions (the records' `timing` aside).
 
     Args:
-      config: as made by `default_config`.
-      workdir: the run's folder; made if missing.
-      data_dir: where prepared data sets lie (default: TFDS's own).
-      raw_dir: a folder with the data set's canonical files, read instead of a download.
+      run: as made by `prepare`.
+      workdir: the run's own folder; made if missing.
       profile: write a trace of one epoch to `workdir/profile`.
       progress: show a progress bar where there is a terminal.
 
     Raises:
-      UserError: bad input, told before anything is trained.
-      Diverged: the loss or its gradient stopped being finite.
+      UserError: the folder holds another config's run or cannot be written.
+      Diverged: the loss or its gradient stopped being finite; the last checkpoint stays.
       Interrupted: SIGTERM or SIGINT; the run was saved first.
     """
-    config, workdir = check_config(config), Path(workdir)
-    run = prepare(config, load_sets(config, data_dir=data_dir, raw_dir=raw_dir))
+    config, workdir = run.config, Path(workdir)
     claim_workdir(workdir, config)
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints)
     state, tally = _restored(run, checkpoints)
@@ -203,10 +197,16 @@ def _check_finite(
 
 
 def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, Any]:
-    """Returns the metrics of the test set and, where labels are corrupted, of the wrong ones."""
-    test = metrics.compute(feed.evaluate(state, "test"))
+    """Returns the metrics of the test set and, where labels are corrupted, of the wrong ones.
+
+    What is drawn and not followed, the confusion matrix and the reliability, comes last only.
+    """
+    sums = feed.evaluate(state, "test")
+    test = metrics.compute(sums)
     if step < run.steps:
         test.pop("confusion_matrix")
+    else:
+        test["reliability"] = metrics.reliability(jax.device_get(sums.bins))
     result = {"test": test}
     if "wrong" in run.sets:
         wrong = metrics.compute(feed.evaluate(state, "wrong"))

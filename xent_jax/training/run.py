@@ -85,6 +85,11 @@ def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
     axis_name = "data" if config.parallel == "pmap" else None
     key = jax.random.key(config.seed)
     create = partial(_create_model, config, train, axis_name)
+    try:
+        nnx.eval_shape(create)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
     graphdef, state = init_state(create, optimizer, ema=config.ema_decay > 0)
     mean, deviation = _scaling(config, train)
     program = Program(
@@ -116,7 +121,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # A folder in which nothing was saved yet belongs to nobody: a first try may have failed.
-        used = any(workdir.glob("checkpoints/*")) or any(workdir.glob("records.jsonl"))
+        traces = ("checkpoints/*", "records.jsonl", "*/checkpoints/*", "*/records.jsonl")
+        used = any(any(workdir.glob(trace)) for trace in traces)
         if not (used and path.exists()) and jax.process_index() == 0:
             temporary = path.with_suffix(".tmp")
             temporary.write_text(json.dumps(ours, indent=2) + "\n")
