@@ -79,6 +79,8 @@ def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
     """
     config = check_config(config)
     devices, train = _devices(config), sets["train"]
+    if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
+        make_objective("baseline", config.baseline, train.num_classes, _context(train))
     objective = make_objective("loss", config.loss, train.num_classes, _context(train))
     steps_per_epoch = pipeline.steps_per_epoch(len(train.labels), config.batch_size)
     optimizer = make_optimizer(config, steps_per_epoch)
