@@ -62,6 +62,7 @@ def create(
     Raises:
       UserError: an unknown name or hyper-parameter, one out of its range, or images too small.
 
+    >>> import jax
     >>> model = create("mlp", num_classes=10, image_shape=(28, 28, 1), rngs=nnx.Rngs(0), hidden=64)
     >>> model(jax.numpy.zeros((2, 28, 28, 1))).shape
     (2, 10)

@@ -72,7 +72,7 @@ class BatchNorm(nnx.Module):
         """Returns the batch's mean and variance (F,), having updated the running ones."""
         axes = tuple(range(x.ndim - 1))
         where = None if mask is None else jnp.expand_dims(mask, range(1, x.ndim))
-        examples = jnp.float32(len(x)) if mask is None else mask.sum(dtype=jnp.float32)
+        examples = jnp.float32(len(x)) if mask is None else jnp.sum(mask, dtype=jnp.float32)
         sums, count = self._global((x.sum(axes, where=where), examples * math.prod(x.shape[1:-1])))
         mean = sums / jnp.maximum(count, 1.0)
         centred = x - jnp.expand_dims(mean, axes)
@@ -87,7 +87,7 @@ class BatchNorm(nnx.Module):
     @staticmethod
     def _move(running: nnx.BatchStat, batch: jax.Array, count: jax.Array) -> None:
         moved = _MOMENTUM * running[...] + (1.0 - _MOMENTUM) * batch
-        running[...] = jnp.where(count > 0, moved, running[...])
+        running.set_value(jnp.where(count > 0, moved, running[...]))
 
 
 class ConvNorm(nnx.Module):
@@ -159,19 +159,27 @@ def dropout(
 
 def max_pool(x_BxHxWxC: jax.Array) -> jax.Array:
     """Returns the maximum over windows of 2x2, an odd last row or column left out."""
-    return _windows(x_BxHxWxC).max((2, 4))
+    x = _even(x_BxHxWxC)
+    rows = _larger(x[:, ::2], x[:, 1::2])
+    return _larger(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 def avg_pool(x_BxHxWxC: jax.Array) -> jax.Array:
     """Returns the mean over windows of 2x2, an odd last row or column left out."""
-    return _windows(x_BxHxWxC).mean((2, 4))
+    batch, height, width, channels = x_BxHxWxC.shape
+    windows = (batch, height // 2, 2, width // 2, 2, channels)
+    return _even(x_BxHxWxC).reshape(windows).mean((2, 4))
 
 
-def _windows(x: jax.Array) -> jax.Array:
-    # The gradient of a reduce_window maximum is a scatter, many times slower on a CPU.
-    batch, height, width, channels = x.shape
-    whole = x[:, : height // 2 * 2, : width // 2 * 2]
-    return whole.reshape(batch, height // 2, 2, width // 2, 2, channels)
+def _even(x: jax.Array) -> jax.Array:
+    return x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Not jnp.maximum or max: their gradient goes to the operand that equals the result, and is
+    # lost where XLA computes that operand twice and rounds it differently (JAX issue 40564). Nor
+    # a reduce_window, whose gradient is a scatter, many times slower on a CPU.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def compute_dtype(name: str) -> Any:
