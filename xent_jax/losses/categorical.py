@@ -3,16 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from xent_jax.losses.contract import Examples, floating, prepare, prepare_targets, scalar
 from xent_jax.losses.softmax import (
+    complement,
     is_label,
     label_entry,
     label_log_probability,
     log_normalizer,
     probabilities,
+    smoothed_cross_entropy,
     target_cross_entropy,
-    uniform_cross_entropy,
+    uniform,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Num, Scalar
 
@@ -87,10 +90,10 @@ def softmax_cross_entropy_with_integer_labels(
         logits, labels, where=where, axis=axis, class_mask=class_mask, ignore_label=ignore_label
     )
     z, y = _soft_capped(examples.logits, logit_softcap), examples.labels
-    loss = -label_log_probability(z, y)
-    if not _is_zero(label_smoothing):
-        smoothing = scalar("label_smoothing", label_smoothing, like=z, at_least=0.0, at_most=1.0)
-        loss = (1.0 - smoothing) * loss + smoothing * uniform_cross_entropy(z)
+    if _is_zero(label_smoothing):
+        loss = -label_log_probability(z, y)
+    else:
+        loss = smoothed_cross_entropy(z, y, _smoothing(label_smoothing, z))
     if class_weights is not None:
         loss = loss * _weights(class_weights, z)[y]
     return examples.finish(_with_z_loss(loss, z, z_loss))
@@ -161,17 +164,20 @@ def softmax_cross_entropy(
     z, targets = _soft_capped(examples.logits, logit_softcap), examples.labels
     if class_weights is not None:
         targets = targets * jnp.broadcast_to(_weights(class_weights, z), z.shape)
-    loss = target_cross_entropy(z, targets)
     if not _is_zero(label_smoothing):
-        smoothing = scalar("label_smoothing", label_smoothing, like=z, at_least=0.0, at_most=1.0)
-        spread = smoothing * jnp.sum(targets, axis=-1)
-        loss = (1.0 - smoothing) * loss + spread * uniform_cross_entropy(z)
-    return examples.finish(_with_z_loss(loss, z, z_loss))
+        smoothing = _smoothing(label_smoothing, z)
+        mass = jnp.sum(targets, axis=-1, keepdims=True)
+        targets = (1.0 - smoothing) * targets + smoothing * mass * uniform(z)
+    return examples.finish(_with_z_loss(target_cross_entropy(z, targets), z, z_loss))
 
 
 def _is_zero(value: Scalar) -> bool:
     """Whether a term is known to be absent, so that nothing is computed for it."""
     return isinstance(value, float | int) and value == 0
+
+
+def _smoothing(label_smoothing: Scalar, like: Array) -> Array:
+    return scalar("label_smoothing", label_smoothing, like, at_least=0.0, at_most=1.0)
 
 
 def _soft_capped(logits: Array, limit: Scalar | None) -> Array:
@@ -253,7 +259,7 @@ def cross_entropy_from_probabilities(
 
 def _check_distribution(examples: Examples) -> None:
     """Raises a ValueError where known numbers are no distribution; most often they are logits."""
-    if isinstance(examples.logits, jax.core.Tracer):
+    if isinstance(examples.logits, Tracer):
         return
     p, where = np.asarray(examples.logits), examples.where
     p = p if where is None else p[np.asarray(where)]
@@ -320,7 +326,7 @@ def softmax_focal_loss(
 @jax.custom_jvp
 def _focal(surprise: Array, gamma: Array) -> Array:
     """Returns (1 - p)^gamma s for the surprise s = -log p >= 0."""
-    return (-jnp.expm1(-surprise)) ** gamma * surprise
+    return complement(-surprise) ** gamma * surprise
 
 
 @_focal.defjvp
@@ -328,7 +334,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     # With r = 1 - p = 1 - e^-s:  dL/ds = r^gamma (1 + gamma s p / r),  dL/dgamma = r^gamma s log r.
     # By hand, because the derivative of r^gamma is infinite at r = 0 and s = 0 does not cancel it.
     (s, gamma), (s_dot, gamma_dot) = primals, tangents
-    r = -jnp.expm1(-s)
+    r = complement(-s)
     bounded = jnp.minimum(s, 80.0)  # beyond it s p is below 1e-32, and inf * 0 would be NaN
     certain = bounded == 0.0
     nonzero = jnp.where(certain, 1.0, bounded)
@@ -390,7 +396,7 @@ def poly_loss_cross_entropy(
     else:
         examples = prepare(logits, labels, where=where, axis=axis)
         cross_entropy = -label_log_probability(examples.logits, examples.labels)
-        missing = -jnp.expm1(-cross_entropy)
+        missing = complement(-cross_entropy)
     epsilon = scalar("epsilon", epsilon, like=examples.logits, at_least=-1.0)
     return examples.finish(cross_entropy + epsilon * missing)
 

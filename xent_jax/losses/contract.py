@@ -13,10 +13,12 @@ label outside the classes gives NaN and a NaN gradient, half precision is comput
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from xent_jax.typing import Array, Scalar
+
+ROUNDING = 1e-3  # by which an average of labels 0 and 1 may leave [0, 1]
 
 
 class Examples(NamedTuple):
@@ -29,10 +31,25 @@ class Examples(NamedTuple):
 
     def finish(self, loss: Array) -> Array:
         """Returns the loss: NaN where the label is invalid, and exactly 0 where masked."""
-        if self.valid is not None:
-            # A product, and not a `where`, so that the gradient becomes NaN too.
-            loss = loss * jnp.where(self.valid, 1.0, jnp.nan).astype(loss.dtype)
-        return masked(loss, self.where)
+        return masked(_nan_unless(self.valid, loss), self.where)
+
+    def finish_sets(self, loss: Array) -> Array:
+        """Returns one loss per entry of the first axis: NaN where any of its labels is invalid."""
+        valid = self.valid
+        if valid is not None:
+            valid = jnp.all(valid, axis=tuple(range(1, valid.ndim)))
+        return _nan_unless(valid, loss)
+
+    def only(self, valid: Array) -> "Examples":
+        """Returns the examples, invalid also where `valid` is False."""
+        return self._replace(valid=valid if self.valid is None else self.valid & valid)
+
+
+def _nan_unless(valid: Array | None, loss: Array) -> Array:
+    if valid is None:
+        return loss
+    # A product, and not a `where`, so that the gradient becomes NaN too.
+    return loss * jnp.where(valid, 1.0, jnp.nan).astype(loss.dtype)
 
 
 def prepare(
@@ -96,6 +113,29 @@ def prepare_targets(
     return Examples(logits, masked(targets, where), None, where)
 
 
+def prepare_elements(
+    logits: Array, labels: Array, *, where: Array | None, name: str = "logits"
+) -> Examples:
+    """Returns checked elements, each of them an example with a label between 0 and 1."""
+    logits, labels = floating(name, logits), jnp.asarray(labels)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels must hold one number for each of the {name}, shape {logits.shape}, "
+            f"got {labels.shape}: see jnp.broadcast_to, or jax.nn.one_hot for classes"
+        )
+    where = example_mask(where, logits[..., None], "it masks elements")
+    logits, labels = masked(logits, where), masked(labels.astype(logits.dtype), where)
+    labels, valid = unit_interval(labels)
+    return Examples(logits, labels, valid, where)
+
+
+def unit_interval(labels: Array) -> tuple[Array, Array]:
+    """Returns labels inside [0, 1], and which were there up to the rounding of soft labels."""
+    valid = (labels >= -ROUNDING) & (labels <= 1.0 + ROUNDING)
+    inside = jnp.where(labels < 0.0, 0.0, jnp.where(labels > 1.0, 1.0, labels))
+    return masked(inside, valid), valid
+
+
 def classes_last(name: str, array: Array, axis: int) -> Array:
     """Returns the array in the dtype it is computed in, with its class axis moved to the end."""
     array = floating(name, array)
@@ -115,7 +155,11 @@ def floating(name: str, array: Array) -> Array:
     return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
 
 
-def example_mask(where: Array | None, logits: Array) -> Array | None:
+def example_mask(
+    where: Array | None,
+    logits: Array,
+    advice: str = "to leave out classes use class_mask, or set their logits to -inf",
+) -> Array | None:
     """Returns `where`, checked to hold one boolean per example of logits (..., K)."""
     if where is None:
         return None
@@ -125,7 +169,7 @@ def example_mask(where: Array | None, logits: Array) -> Array | None:
     if where.shape != logits.shape[:-1]:
         raise ValueError(
             f"where must hold one boolean per example, shape {logits.shape[:-1]}, got "
-            f"{where.shape}; to leave out classes use class_mask, or set their logits to -inf"
+            f"{where.shape}; {advice}"
         )
     return where
 
@@ -178,7 +222,7 @@ def scalar(
         raise ValueError(
             f"{name} must be a scalar, got shape {jnp.shape(value)}: use jax.vmap for several"
         )
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return jnp.asarray(value, like.dtype)
     number = float(value)
     if not (math.isfinite(number) and at_least <= number <= at_most and number > above):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from xent_jax.losses.contract import prepare, scalar
-from xent_jax.losses.softmax import label_log_probability
+from xent_jax.losses.softmax import complement, label_log_probability
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 
@@ -71,7 +71,7 @@ def _box_cox(log_p: Array, q: Array) -> Array:
     small = jnp.where(near, exponent, 0.0)
     series = -log_p - 0.5 * bounded * small * _series(small)
     # `q` and `exponent` are replaced where unused: a gradient of 0 * inf would be NaN.
-    closed = -jnp.expm1(jnp.where(near, -1.0, exponent)) / jnp.where(near, 1.0, q)
+    closed = complement(jnp.where(near, -1.0, exponent)) / jnp.where(near, 1.0, q)
     return jnp.where(near, series, closed)
 
 
@@ -128,7 +128,7 @@ def mean_absolute_error(
     """
     examples = prepare(logits, labels, where=where, axis=axis)
     log_p = label_log_probability(examples.logits, examples.labels)
-    return examples.finish(-2.0 * jnp.expm1(log_p))
+    return examples.finish(2.0 * complement(log_p))
 
 
 def reverse_cross_entropy(
@@ -178,7 +178,7 @@ def reverse_cross_entropy(
     examples = prepare(logits, labels, where=where, axis=axis)
     log_zero = scalar("log_zero", log_zero, like=examples.logits, at_most=0.0)
     log_p = label_log_probability(examples.logits, examples.labels)
-    return examples.finish(log_zero * jnp.expm1(log_p))
+    return examples.finish(-log_zero * complement(log_p))
 
 
 def symmetric_cross_entropy(
@@ -232,4 +232,4 @@ def symmetric_cross_entropy(
     beta = scalar("beta", beta, like=examples.logits, at_least=0.0)
     log_zero = scalar("log_zero", log_zero, like=examples.logits, at_most=0.0)
     log_p = label_log_probability(examples.logits, examples.labels)
-    return examples.finish(-alpha * log_p + beta * log_zero * jnp.expm1(log_p))
+    return examples.finish(-alpha * log_p - beta * log_zero * complement(log_p))

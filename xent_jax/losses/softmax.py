@@ -54,21 +54,38 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 @jax.custom_jvp
+def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: Array) -> Array:
+    """Returns -(1 - e) log p_y - e mean_k log p_k, the mean over the classes that can occur."""
+    of_label = -label_log_probability(logits, labels)
+    return (1.0 - smoothing) * of_label + smoothing * uniform_cross_entropy(logits)
+
+
+@smoothed_cross_entropy.defjvp
+def _(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    # dL = sum_j (p_j - (1 - e) 1[j = y] - e u_j) dz_j + (log p_y - mean_k log p_k) de
+    (logits, labels, smoothing), (logits_dot, _, smoothing_dot) = primals, tangents
+    targets = jnp.where(is_label(logits, labels), 1.0 - smoothing, 0.0)
+    slopes = probabilities(logits) - targets - smoothing * uniform(logits)
+    excess = uniform_cross_entropy(logits) + label_log_probability(logits, labels)
+    tangent = jnp.sum(slopes * logits_dot, axis=-1) + excess * smoothing_dot
+    return smoothed_cross_entropy(logits, labels, smoothing), tangent
+
+
 def uniform_cross_entropy(logits: Array) -> Array:
     """Returns -mean_k log p_k over the classes that can occur."""
     largest, total = _largest_and_total(logits)
     possible = ~jnp.isneginf(logits)
-    gaps = jnp.where(possible, largest[..., None] - logits, 0.0)
-    return jnp.log(total) + jnp.sum(gaps, axis=-1) / jnp.sum(possible, axis=-1, dtype=gaps.dtype)
+    gaps = jnp.sum(jnp.where(possible, largest[..., None] - logits, 0.0), axis=-1)
+    return jnp.log(total) + gaps / jnp.sum(possible, axis=-1, dtype=logits.dtype)
 
 
-@uniform_cross_entropy.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # dL = sum_j (p_j - u_j) dz_j, u_j being 1 / (number of possible classes) or 0
-    (logits,), (logits_dot,) = primals, tangents
-    possible = (~jnp.isneginf(logits)).astype(logits.dtype)
-    slopes = probabilities(logits) - possible / jnp.sum(possible, axis=-1, keepdims=True)
-    return uniform_cross_entropy(logits), jnp.sum(slopes * logits_dot, axis=-1)
+def uniform(logits: Array) -> Array:
+    """Returns the distribution that gives the same to every class that can occur."""
+    possible = ~jnp.isneginf(logits)
+    share = 1.0 / jnp.sum(possible, axis=-1, keepdims=True, dtype=logits.dtype)
+    return jnp.where(possible, share, 0.0)
 
 
 @jax.custom_jvp
@@ -89,6 +106,19 @@ def probabilities(logits: Array) -> Array:
     """Returns softmax(z). Large logits lose no digits, as they do in exp(z - log_normalizer)."""
     largest, total = _largest_and_total(logits)
     return jnp.exp(logits - largest[..., None]) * (1.0 / total)[..., None]
+
+
+@jax.custom_jvp
+def complement(log_p: Array) -> Array:
+    """Returns 1 - p, exact for p near 1 as its tangent is for p near 0."""
+    return -jnp.expm1(log_p)
+
+
+@complement.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # d(1 - p) = -p dlog p. JAX forms p as expm1 + 1, which has no digits left for a small p.
+    (log_p,), (log_p_dot,) = primals, tangents
+    return complement(log_p), -jnp.exp(log_p) * log_p_dot
 
 
 def label_entry(array: Array, labels: Array) -> Array:

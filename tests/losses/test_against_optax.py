@@ -1,0 +1,141 @@
+"""The same values as optax where optax is right, and ours where it is wrong or silent.
+
+Every difference is asserted from both sides, so that this file fails once optax changes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import xent_jax as xent
+from tests.loss_cases import logits_and_targets, one_hot
+
+INF = np.inf
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes_freely(strict_promotion):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def value_and_gradient(loss, logits, *arguments, **keywords):
+    logits = jnp.asarray(logits)
+    value = loss(logits, *arguments, **keywords)
+    return value, jax.grad(lambda z: loss(z, *arguments, **keywords).sum())(logits)
+
+
+def draw(examples=6, classes=5):
+    logits, targets = logits_and_targets(np.random.default_rng(0), examples, classes)
+    return logits.astype(np.float32), targets.astype(np.float32), np.arange(examples) % classes
+
+
+def assert_same(ours, theirs, logits, *arguments, **keywords):
+    a = value_and_gradient(ours, logits, *arguments, **keywords)
+    b = value_and_gradient(theirs, logits, *arguments, **keywords)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_the_import_can_be_swapped():
+    logits, targets, labels = draw()
+    where = np.array([True, False, True, True, False, True])
+    ours, theirs = xent.softmax_cross_entropy_with_integer_labels, (
+        optax.losses.softmax_cross_entropy_with_integer_labels
+    )  # fmt: skip
+    assert_same(ours, theirs, logits, labels)
+    assert_same(ours, theirs, logits.T, labels, 0, where)
+    ours, theirs = xent.softmax_cross_entropy, optax.losses.softmax_cross_entropy
+    assert_same(ours, theirs, logits, targets)
+    assert_same(ours, theirs, logits, one_hot(labels, 5).astype(np.int32))
+    assert_same(ours, theirs, logits.T, targets.T, 0, where)
+    ours, theirs = xent.poly_loss_cross_entropy, optax.losses.poly_loss_cross_entropy
+    assert_same(ours, theirs, logits, targets, epsilon=-1.0)
+    ours, theirs = xent.multiclass_hinge_loss, optax.losses.multiclass_hinge_loss
+    assert_same(ours, theirs, logits, labels)
+
+
+def test_a_class_that_cannot_occur_and_has_no_target():
+    logits, targets = np.float32([[1.0, 0.0, -INF]]), np.float32([[1.0, 0.0, 0.0]])
+    theirs, _ = value_and_gradient(optax.softmax_cross_entropy, logits, targets)
+    assert np.isnan(theirs[0])
+    ours, gradient = value_and_gradient(xent.softmax_cross_entropy, logits, targets)
+    np.testing.assert_allclose(ours[0], np.log1p(np.exp(-1.0)), rtol=1e-6)
+    np.testing.assert_allclose(gradient[0], [-0.2689414, 0.2689414, 0.0], rtol=1e-5)
+
+
+def test_its_target_has_a_finite_slope():
+    logits, targets = jnp.float32([[1.0, 0.0, -INF]]), jnp.float32([[1.0, 0.0, 0.0]])
+
+    def slope(loss):
+        return jax.grad(lambda targets: loss(logits, targets).sum())(targets)
+
+    assert np.isposinf(slope(optax.losses.safe_softmax_cross_entropy)[0, 2])
+    expected = [np.log1p(np.exp(-1.0)), np.log1p(np.e), 0.0]
+    np.testing.assert_allclose(slope(xent.softmax_cross_entropy)[0], expected, rtol=1e-6)
+
+
+def test_label_minus_one():
+    logits, labels = np.float32([[1.0, 0.0, 2.0]]), np.array([-1])
+    theirs, _ = value_and_gradient(optax.softmax_cross_entropy_with_integer_labels, logits, labels)
+    last, _ = value_and_gradient(
+        optax.softmax_cross_entropy_with_integer_labels, logits, np.array([2])
+    )
+    assert theirs[0] == last[0]
+    ours, gradient = value_and_gradient(
+        xent.softmax_cross_entropy_with_integer_labels, logits, labels
+    )
+    assert np.isnan(ours[0])
+    assert np.all(np.isnan(gradient))
+
+
+def test_label_past_the_last_class():
+    logits, labels = np.float32([[1.0, 0.0, 2.0]]), np.array([3])
+    theirs, gradient = value_and_gradient(
+        optax.softmax_cross_entropy_with_integer_labels, logits, labels
+    )
+    assert np.isnan(theirs[0])
+    assert np.all(np.isfinite(gradient))  # so that training goes on
+    _, gradient = value_and_gradient(xent.softmax_cross_entropy_with_integer_labels, logits, labels)
+    assert np.all(np.isnan(gradient))
+
+
+def test_bfloat16_loss():
+    logits, labels = jax.random.normal(jax.random.key(0), (1, 4096), jnp.bfloat16), np.array([1])
+    exact = -jax.nn.log_softmax(logits.astype(jnp.float32))[0, 1]
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    assert theirs.dtype == jnp.bfloat16
+    assert abs(theirs.astype(jnp.float32)[0] - exact) > 0.01
+    ours = xent.softmax_cross_entropy_with_integer_labels(logits, labels)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours[0], exact, rtol=1e-6)
+
+
+def test_label_of_a_masked_class():
+    logits, labels = np.float32([[0.0, 1.0, 5.0]]), np.array([2])
+    mask = np.array([[True, True, False]])
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, labels, where=mask)
+    np.testing.assert_allclose(theirs[0], np.log(1.0 + np.e) - 5.0, rtol=1e-5)
+    assert theirs[0] < 0
+    ours = xent.softmax_cross_entropy_with_integer_labels(logits, labels, class_mask=mask)
+    assert np.isposinf(ours[0])
+    with pytest.raises(ValueError, match="class_mask"):
+        xent.softmax_cross_entropy_with_integer_labels(logits, labels, where=mask)
+
+
+def test_smoothing_over_masked_classes():
+    logits, labels = np.float32([[0.0, 1.0, 5.0]]), np.array([1])
+    mask = np.array([[True, True, False]])
+    smooth = optax.smooth_labels(jnp.asarray(one_hot(labels, 3), jnp.float32), 0.1)
+    masked_out = optax.softmax_cross_entropy(jnp.asarray(logits), smooth, where=mask)
+    impossible = optax.softmax_cross_entropy(jnp.where(mask, logits, -INF), smooth)
+    kept = jax.nn.log_softmax(logits[:, :2])
+    exact = -(0.05 * kept[0, 0] + 0.95 * kept[0, 1])
+    np.testing.assert_allclose(exact - masked_out[0], 0.0271, atol=1e-4)  # 1/30 of mass is lost
+    assert np.isposinf(impossible[0])
+    ours = xent.softmax_cross_entropy_with_integer_labels(
+        logits, labels, class_mask=mask, label_smoothing=0.1
+    )
+    np.testing.assert_allclose(ours[0], exact, rtol=1e-6)
