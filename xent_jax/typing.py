@@ -12,10 +12,12 @@ import numpy as np
 Array = jax.Array | np.ndarray
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Key, Num, Shaped, UInt8
+    from jaxtyping import Bool, Float, Key, Num, Shaped, UInt8
+    from jaxtyping import Integer as Int
 else:
     try:
-        from jaxtyping import Bool, Float, Int, Key, Num, Shaped, UInt8
+        from jaxtyping import Bool, Float, Key, Num, Shaped, UInt8
+        from jaxtyping import Integer as Int  # unsigned too: data sets store labels as bytes
     except ImportError:
 
         class _Unchecked:

@@ -22,9 +22,12 @@ def optax_promotes_freely(strict_promotion):
 
 
 def value_and_gradient(loss, logits, *arguments, **keywords):
-    logits = jnp.asarray(logits)
-    value = loss(logits, *arguments, **keywords)
-    return value, jax.grad(lambda z: loss(z, *arguments, **keywords).sum())(logits)
+    def total(logits):
+        value = loss(logits, *arguments, **keywords)
+        return value.sum(), value
+
+    gradient, value = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(logits))
+    return value, gradient
 
 
 def draw(examples=6, classes=5):

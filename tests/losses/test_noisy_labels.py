@@ -91,3 +91,20 @@ def test_gradients_are_those_of_the_docstrings():
     )
     for ours, scale in zip(gradients, scales.values(), strict=True):
         np.testing.assert_allclose(ours, scale * error, rtol=1e-5, atol=1e-6)
+
+
+def test_the_slope_keeps_its_digits_where_the_label_is_contradicted():
+    gap = np.float32([3.0, 12.0, 20.0, 60.0])
+    logits = np.stack([np.zeros(4, np.float32), gap], axis=-1)
+
+    @jax.jit
+    def slopes(logits):
+        losses = (xent.mean_absolute_error, xent.reverse_cross_entropy)
+        return [
+            jax.grad(lambda z, f=f: f(z, np.zeros(4, np.int32)).sum())(logits)[:, 0] for f in losses
+        ]
+
+    p = np.exp(-np.float64(gap)) / (1.0 + np.exp(-np.float64(gap)))
+    absolute, reverse = slopes(logits)
+    np.testing.assert_allclose(absolute, -2.0 * p * (1.0 - p), rtol=1e-5)
+    np.testing.assert_allclose(reverse, -4.0 * p * (1.0 - p), rtol=1e-5)
