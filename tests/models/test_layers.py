@@ -112,7 +112,7 @@ def test_batch_norm_without_a_mask_counts_everything():
     whole, masked = jax.jit(
         lambda x, mask: (normalise(*state, x, None), normalise(*state, x, mask))
     )(x, np.ones_like(mask))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), whole, masked)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), whole, masked)
 
 
 def test_padding_changes_nothing_for_the_others():
