@@ -177,6 +177,7 @@ def test_computes_half_precision_in_float32_and_returns_gradients_in_the_inputs_
 def test_masked_examples_give_exactly_zero_whatever_they_hold(case):
     clean = draw(case, examples=6, dtype=np.float32)
     where = np.array([True, False, True, False, False, True])
+    mask = np.broadcast_to(where[:, None], clean[0].shape) if case.family == "binary" else where
     garbage = [np.nan, np.inf, -np.inf]
     dirty = tuple(x.copy() for x in clean)
     for x in dirty:
@@ -195,8 +196,8 @@ def test_masked_examples_give_exactly_zero_whatever_they_hold(case):
         gradients, loss = jax.grad(total, (0, 1), has_aux=True)(floats, values)
         return loss, gradients
 
-    loss, (gradients, slopes) = masked(dirty, where)
-    expected_loss, (expected_gradients, expected_slopes) = masked(clean, where)
+    loss, (gradients, slopes) = masked(dirty, mask)
+    expected_loss, (expected_gradients, expected_slopes) = masked(clean, mask)
     assert np.all(loss[~where] == 0)
     np.testing.assert_array_equal(loss, expected_loss)
     np.testing.assert_allclose(expected_loss[where], reference(case, clean)[where], 1e-5, 1e-6)
@@ -206,7 +207,7 @@ def test_masked_examples_give_exactly_zero_whatever_they_hold(case):
         np.testing.assert_array_equal(gradient, expected)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, slopes, expected_slopes))
 
-    loss, gradients = masked(dirty, np.zeros(6, bool))
+    loss, gradients = masked(dirty, np.zeros_like(mask))
     assert all(np.all(x == 0) for x in jax.tree.leaves((loss, gradients)))
 
 
@@ -266,19 +267,19 @@ def over_logits():
 
 @functools.cache
 def compiled(name: str):
-    """Returns (logits, labels) -> (loss, gradient), compiled once for the tests below."""
+    """Returns (logits, labels) -> (loss, gradient, jvp along ones), compiled once."""
     case = next(case for case in CASES if case.name == name)
 
-    def total(logits, labels):
-        loss = call(case, (logits, labels))
-        return loss.sum(), loss
-
     @jax.jit
-    def loss_and_gradient(logits, labels):
-        gradient, loss = jax.grad(total, has_aux=True)(logits, labels)
-        return loss, gradient
+    def loss_gradient_and_tangent(logits, labels):
+        def loss(logits):
+            return call(case, (logits, labels))
 
-    return loss_and_gradient
+        values, pullback = jax.vjp(loss, logits)
+        tangents = jax.jvp(loss, (logits,), (jnp.ones_like(logits),))[1]
+        return values, pullback(jnp.ones_like(values))[0], tangents
+
+    return loss_gradient_and_tangent
 
 
 @over_logits()
@@ -296,10 +297,10 @@ def test_extreme_logits(case):
     ]
     logits = np.array([row for row, _ in rows], np.float32)
     labels = np.array([label for _, label in rows], np.int32)
-    loss, gradient = compiled(case.name)(logits, labels)
+    loss, gradient, tangent = compiled(case.name)(logits, labels)
     assert np.isnan(loss[-1])
-    assert not np.any(np.isnan(loss[:-1]))
-    assert not np.any(np.isnan(gradient[:-1]))
+    for array in (loss, gradient, tangent):
+        assert not np.any(np.isnan(array[:-1]))
     cannot_occur = np.isneginf(logits) & (np.arange(CLASSES) != labels[:, None])
     assert np.all(gradient[:-1][cannot_occur[:-1]] == 0)
     expected = reference(case, (logits, labels))
@@ -313,7 +314,7 @@ def test_labels_outside_the_classes_give_nan_and_a_nan_gradient(case):
     logits = draw(case, examples=8, dtype=np.float32)[0]
     labels = np.array([-1, CLASSES, -100, 2**31 - 1, -(2**31), 0, 1, 3], np.int32)
     outside = (labels < 0) | (labels >= CLASSES)
-    loss, gradient = compiled(case.name)(logits, labels)
+    loss, gradient, _ = compiled(case.name)(logits, labels)
     np.testing.assert_array_equal(np.isnan(loss), outside)
     np.testing.assert_array_equal(np.isnan(gradient).any(-1), outside)
 
@@ -324,7 +325,7 @@ def test_labels_outside_the_classes_give_nan_and_a_nan_gradient(case):
     labels=hnp.arrays(np.int32, 8, elements=st.integers(0, CLASSES - 1)),
 )
 def test_any_logits_agree_with_the_reference(case, logits, labels):
-    loss, gradient = compiled(case.name)(logits, labels)
+    loss, gradient, _ = compiled(case.name)(logits, labels)
     expected = reference(case, (logits, labels))
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
     assert np.all(np.isfinite(gradient))
@@ -349,8 +350,8 @@ def test_arguments_that_do_not_fit_are_told(case):
 @cases()
 def test_hyper_parameters_out_of_range_are_told(case):
     inputs = draw(case, dtype=np.float32)
-    for name, (_, low, high) in case.parameters.items():
-        for bad in {low - 0.5, high + 0.5, np.nan}:
+    for name, (_, low, high, also) in case.parameters.items():
+        for bad in {low - 0.5, high + 0.5, np.nan} - {also}:
             with pytest.raises(ValueError, match=rf"{name} must lie in"):
                 call(case, inputs, case.values | {name: bad})
         with pytest.raises(ValueError, match=rf"{name} must be a scalar"):

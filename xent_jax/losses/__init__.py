@@ -1,5 +1,17 @@
 """The catalogue of losses: pure functions of arrays, one family per file."""
 
+from xent_jax.losses.binary import (
+    asymmetric_loss,
+    binary_cross_entropy_from_probabilities,
+    binary_dice_loss,
+    distribution_balanced,
+    lovasz_hinge,
+    lovasz_softmax,
+    sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
+    tversky,
+    zlpr_multilabel,
+)
 from xent_jax.losses.categorical import (
     brier_score,
     confidence_penalty,
@@ -11,6 +23,20 @@ from xent_jax.losses.categorical import (
     softmax_focal_loss,
     squared_error,
 )
+from xent_jax.losses.information import (
+    cross_entropy,
+    entropy,
+    generalized_kl_divergence,
+    jensen_shannon_divergence,
+    kl_divergence,
+    kl_divergence_with_log_targets,
+    mutual_information,
+    perplexity,
+    relative_entropy,
+    renyi_divergence,
+    total_variation,
+    tsallis_entropy,
+)
 from xent_jax.losses.noisy_labels import (
     generalized_cross_entropy,
     mean_absolute_error,
@@ -19,17 +45,39 @@ from xent_jax.losses.noisy_labels import (
 )
 
 __all__ = [
+    "asymmetric_loss",
+    "binary_cross_entropy_from_probabilities",
+    "binary_dice_loss",
     "brier_score",
     "confidence_penalty",
+    "cross_entropy",
     "cross_entropy_from_probabilities",
+    "distribution_balanced",
+    "entropy",
     "generalized_cross_entropy",
+    "generalized_kl_divergence",
+    "jensen_shannon_divergence",
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
+    "lovasz_hinge",
+    "lovasz_softmax",
     "mean_absolute_error",
     "multiclass_hinge_loss",
+    "mutual_information",
+    "perplexity",
     "poly_loss_cross_entropy",
+    "relative_entropy",
+    "renyi_divergence",
     "reverse_cross_entropy",
+    "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "softmax_focal_loss",
     "squared_error",
     "symmetric_cross_entropy",
+    "total_variation",
+    "tsallis_entropy",
+    "tversky",
+    "zlpr_multilabel",
 ]
