@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from xent_jax.errors import UserError, nearest
+from xent_jax.models.convolution import convolution
 from xent_jax.typing import Array, Bool, Float, Key
 
 # PyTorch's defaults, with which the studies we follow were trained; its momentum is 1 - ours.
@@ -116,6 +117,7 @@ class ConvNorm(nnx.Module):
             padding=size // 2,
             use_bias=False,
             kernel_init=kernel_init,
+            conv_general_dilated=convolution,
             dtype=dtype,
             rngs=rngs,
         )

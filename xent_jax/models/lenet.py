@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from xent_jax.models.convolution import convolution
 from xent_jax.models.layers import avg_pool, check_size, compute_dtype
 from xent_jax.typing import Array, Bool, Float, Key
 
@@ -53,8 +54,9 @@ class LeNet(nnx.Module):
         height, width, channels = image_shape
         flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
         common = {"kernel_init": _init, "dtype": dtype, "rngs": rngs}
-        self.conv1 = nnx.Conv(channels, 6, (5, 5), padding=2, **common)
-        self.conv2 = nnx.Conv(6, 16, (5, 5), padding=0, **common)
+        convolve = {"conv_general_dilated": convolution, **common}
+        self.conv1 = nnx.Conv(channels, 6, (5, 5), padding=2, **convolve)
+        self.conv2 = nnx.Conv(6, 16, (5, 5), padding=0, **convolve)
         self.dense1 = nnx.Linear(flat, 120, **common)
         self.dense2 = nnx.Linear(120, 84, **common)
         self.logits = nnx.Linear(84, num_classes, **common)
