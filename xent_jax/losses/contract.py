@@ -69,26 +69,31 @@ def prepare(
         not boolean.
       ValueError: shapes that do not fit.
     """
-    logits, labels = classes_last(name, logits, axis), jnp.asarray(labels)
+    logits = classes_last(name, logits, axis)
+    labels, where = _integer_labels(labels, logits, name), example_mask(where, logits)
+    if ignore_label is not None:
+        counted = labels != ignore_label
+        where = counted if where is None else where & counted
+    logits, labels = masked(without_classes(logits, class_mask, axis), where), masked(labels, where)
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    return Examples(logits, masked(labels, valid).astype(jnp.int32), valid, where)
+
+
+def _integer_labels(labels: Array, logits: Array, name: str) -> Array:
+    """Returns the labels, wide enough to be compared with any number of classes."""
+    labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels must be integer classes, got {labels.dtype}; "
             "a distribution over the classes goes to softmax_cross_entropy"
         )
-    *batch, classes = logits.shape
-    if labels.shape != tuple(batch):
+    if labels.shape != logits.shape[:-1]:
         raise ValueError(
-            f"labels must have the shape of the {name} without the class axis, {tuple(batch)}, "
-            f"got {labels.shape}; a distribution over the classes goes to softmax_cross_entropy"
+            f"labels must have the shape of the {name} without the class axis, "
+            f"{logits.shape[:-1]}, got {labels.shape}; "
+            "a distribution over the classes goes to softmax_cross_entropy"
         )
-    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
-    where = example_mask(where, logits)
-    if ignore_label is not None:
-        counted = labels != ignore_label
-        where = counted if where is None else where & counted
-    logits, labels = masked(without_classes(logits, class_mask, axis), where), masked(labels, where)
-    valid = (labels >= 0) & (labels < classes)
-    return Examples(logits, masked(labels, valid).astype(jnp.int32), valid, where)
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
 
 
 def prepare_targets(

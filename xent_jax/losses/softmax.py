@@ -4,9 +4,10 @@ Arguments are positional and already prepared (`contract.py`): logits (..., K) w
 last, labels (...) inside [0, K). A logit of -inf is a class that cannot occur: its probability and
 gradient are 0. Where all logits are -inf, everything is NaN.
 
-The rules are by hand because autodiff would scatter into a zeros array of the logits' size, keep
-the exponentials for the way back, and be NaN where a logit is -inf. Written as one sum over the
-classes, each of them compiles to a single pass that stores nothing but its result.
+The rules are by hand because autodiff of the same formulas keeps the exponentials for the way
+back, scatters into an array of zeros, and multiplies 0 by infinity where a logit is -inf. Each rule
+is one sum over the classes, so that it fuses: under jit the plain cross-entropy holds nothing of
+the logits' size besides its gradient.
 """
 
 import jax
@@ -68,7 +69,9 @@ def _(
     (logits, labels, smoothing), (logits_dot, _, smoothing_dot) = primals, tangents
     targets = jnp.where(is_label(logits, labels), 1.0 - smoothing, 0.0)
     slopes = probabilities(logits) - targets - smoothing * uniform(logits)
-    excess = uniform_cross_entropy(logits) + label_log_probability(logits, labels)
+    log_p = label_log_probability(logits, labels)
+    finite = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)  # -inf times de = 0 would be NaN
+    excess = uniform_cross_entropy(logits) + finite
     tangent = jnp.sum(slopes * logits_dot, axis=-1) + excess * smoothing_dot
     return smoothed_cross_entropy(logits, labels, smoothing), tangent
 
