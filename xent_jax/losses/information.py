@@ -424,7 +424,7 @@ def renyi_divergence(
     """
     (p, q), where = _distributions(where, axis, p=p, q=q)
     if isinstance(alpha, float) and alpha == math.inf:
-        divergence = jnp.max(jnp.where(p > 0.0, _log_ratio(p, q), -jnp.inf), axis=-1)
+        divergence = jnp.max(jnp.where(p == 0.0, -jnp.inf, _log_ratio(p, q)), axis=-1)
     else:
         divergence = _renyi(p, q, scalar("alpha", alpha, like=p, at_least=0.0) - 1.0)
     return masked(_in_base(divergence, base), where)
@@ -432,10 +432,11 @@ def renyi_divergence(
 
 def _renyi(p: Array, q: Array, excess: Array) -> Array:
     """Returns the divergence of order 1 + excess."""
-    impossible = (p > 0.0) & (q == 0.0)
+    log_ratio, mass = _log_ratio(p, q), jnp.sum(p, axis=-1)
+    impossible = jnp.isposinf(log_ratio)
+    log_ratio = jnp.where(impossible, 0.0, log_ratio)
     misses = jnp.any(impossible, axis=-1)
     infinite, near = misses & (excess >= 0.0), ~misses & (jnp.abs(excess) < 0.5)
-    log_ratio, mass = _log_ratio(p, jnp.where(impossible, 1.0, q)), jnp.sum(p, axis=-1)
 
     # Each side of the last `where` is computed with harmless numbers where the other is taken.
     small = jnp.where(near, excess, 0.0)
@@ -444,18 +445,18 @@ def _renyi(p: Array, q: Array, excess: Array) -> Array:
     mean = jnp.sum(tilted, axis=-1) / mass
     series = mean * relative_log1p(small * mean)
 
-    exponents = jnp.log(jnp.where(p > 0.0, p, 1.0)) + excess * log_ratio
-    counted = (p > 0.0) & (~impossible | infinite[..., None])
-    total = jax.nn.logsumexp(jnp.where(counted, exponents, -jnp.inf), axis=-1)
+    exponents = jnp.log(jnp.where(p == 0.0, 1.0, p)) + excess * log_ratio
+    left_out = (p == 0.0) | (impossible & ~infinite[..., None])
+    total = jax.nn.logsumexp(jnp.where(left_out, -jnp.inf, exponents), axis=-1)
     closed = (total - jnp.log(mass)) / jnp.where(near | infinite, 1.0, excess)
     return jnp.where(near, series, jnp.where(infinite, jnp.inf, closed))
 
 
 def _log_ratio(p: Array, q: Array) -> Array:
     """Returns log(p / q): 0 where p = 0, +inf where only q is."""
-    possible = p > 0.0
-    log_ratio = jnp.log(jnp.where(possible, p, 1.0)) - jnp.log(jnp.where(possible, q, 1.0))
-    return jnp.where(possible, log_ratio, 0.0)
+    zero = (p == 0.0) | (q == 0.0)
+    log_ratio = jnp.log(jnp.where(zero, 1.0, p)) - jnp.log(jnp.where(zero, 1.0, q))
+    return jnp.where((q == 0.0) & (p > 0.0), jnp.inf, log_ratio)
 
 
 def tsallis_entropy(
@@ -504,7 +505,7 @@ def tsallis_entropy(
     """
     (p,), where = _distributions(where, axis, p=p)
     excess = scalar("q", q, like=p, at_least=0.0) - 1.0
-    log_p = jnp.log(jnp.where(p > 0.0, p, 1.0))
+    log_p = jnp.log(jnp.where(p == 0.0, 1.0, p))
     return masked(jnp.sum(-p * log_p * relative_expm1(excess * log_p), axis=-1), where)
 
 
