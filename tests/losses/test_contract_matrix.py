@@ -267,19 +267,23 @@ def over_logits():
 
 @functools.cache
 def compiled(name: str):
-    """Returns (logits, labels) -> (loss, gradient, jvp along ones), compiled once."""
+    """Returns (logits, labels) -> loss, gradient, jvp along ones, slopes; compiled once.
+
+    The slopes are those in each hyper-parameter of the sum of the finite losses.
+    """
     case = next(case for case in CASES if case.name == name)
 
     @jax.jit
-    def loss_gradient_and_tangent(logits, labels):
-        def loss(logits):
-            return call(case, (logits, labels))
+    def derivatives(logits, labels):
+        def loss(logits, values=None, **keywords):
+            return call(case, (logits, labels), values, **keywords)
 
         values, pullback = jax.vjp(loss, logits)
         tangents = jax.jvp(loss, (logits,), (jnp.ones_like(logits),))[1]
-        return values, pullback(jnp.ones_like(values))[0], tangents
+        slopes = jax.grad(lambda x: loss(logits, x, where=jnp.isfinite(values)).sum())(case.values)
+        return values, pullback(jnp.ones_like(values))[0], tangents, slopes
 
-    return loss_gradient_and_tangent
+    return derivatives
 
 
 @over_logits()
@@ -297,10 +301,11 @@ def test_extreme_logits(case):
     ]
     logits = np.array([row for row, _ in rows], np.float32)
     labels = np.array([label for _, label in rows], np.int32)
-    loss, gradient, tangent = compiled(case.name)(logits, labels)
+    loss, gradient, tangent, slopes = compiled(case.name)(logits, labels)
     assert np.isnan(loss[-1])
     for array in (loss, gradient, tangent):
         assert not np.any(np.isnan(array[:-1]))
+    assert np.all(np.isfinite(list(slopes.values())))
     cannot_occur = np.isneginf(logits) & (np.arange(CLASSES) != labels[:, None])
     assert np.all(gradient[:-1][cannot_occur[:-1]] == 0)
     expected = reference(case, (logits, labels))
@@ -314,7 +319,7 @@ def test_labels_outside_the_classes_give_nan_and_a_nan_gradient(case):
     logits = draw(case, examples=8, dtype=np.float32)[0]
     labels = np.array([-1, CLASSES, -100, 2**31 - 1, -(2**31), 0, 1, 3], np.int32)
     outside = (labels < 0) | (labels >= CLASSES)
-    loss, gradient, _ = compiled(case.name)(logits, labels)
+    loss, gradient, *_ = compiled(case.name)(logits, labels)
     np.testing.assert_array_equal(np.isnan(loss), outside)
     np.testing.assert_array_equal(np.isnan(gradient).any(-1), outside)
 
@@ -325,7 +330,7 @@ def test_labels_outside_the_classes_give_nan_and_a_nan_gradient(case):
     labels=hnp.arrays(np.int32, 8, elements=st.integers(0, CLASSES - 1)),
 )
 def test_any_logits_agree_with_the_reference(case, logits, labels):
-    loss, gradient, _ = compiled(case.name)(logits, labels)
+    loss, gradient, *_ = compiled(case.name)(logits, labels)
     expected = reference(case, (logits, labels))
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
     assert np.all(np.isfinite(gradient))
