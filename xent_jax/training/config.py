@@ -1,5 +1,6 @@
 """What a run is made of: every key of a config, its default and its meaning."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -70,18 +71,15 @@ def check_config(config: ConfigDict) -> ConfigDict:
     defaults = dict(_leaves(default_config()))
     checked = default_config()
     for key, value in _leaves(config):
-        section, _, rest = key.partition(".")
-        if section in CALLS:
-            if not rest:
-                raise UserError(f"config.{section}={value!r} must be a dict(name='...', ...)")
-        else:
-            value = _checked_value(key, value, defaults)
-        _set(checked, key, value)
+        if key.partition(".")[0] not in CALLS:
+            _set(checked, key, _checked_value(key, value, defaults))
     for section in CALLS:
-        if not isinstance(checked[section].name, str):
-            raise UserError(f"config.{section}.name={checked[section].name!r} must be a name")
+        if section in config:  # Whole: another optimiser must not inherit the default's arguments.
+            checked[section] = _checked_call(section, config[section])
     if checked.ema_decay >= 1.0:
         raise UserError(f"config.ema_decay={checked.ema_decay} must be below 1")
+    if checked.seed >= 2**32:  # JAX would drop the higher bits.
+        raise UserError(f"config.seed={checked.seed} must be below 2**32")
     return checked.lock()
 
 
@@ -152,6 +150,19 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
             config[section] = ConfigDict()
         config = config[section]
     config[last] = value
+
+
+def _checked_call(section: str, spec: Any) -> ConfigDict:
+    if not isinstance(spec, ConfigDict) or not isinstance(spec.get("name"), str):
+        given = as_plain(spec) if isinstance(spec, ConfigDict) else spec
+        raise UserError(f"config.{section} must be a dict(name='...', ...), not {given!r}")
+    try:
+        json.dumps(as_plain(spec))  # Every record holds the config.
+    except TypeError as error:
+        raise UserError(
+            f"config.{section}: {error}; its arguments may be numbers, texts, and tuples of them"
+        ) from None
+    return ConfigDict(spec)
 
 
 def _checked_value(key: str, value: Any, defaults: Mapping[str, Any]) -> Any:
