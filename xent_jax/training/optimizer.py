@@ -2,7 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -29,6 +33,9 @@ OPTIMIZERS = (
     "yogi",
 )
 
+# Averages forget by these, which optax does not check.
+_DECAYS = ("b1", "b2", "decay", "momentum", "rho")
+
 
 def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """Returns clipping, weight decay and the named optimiser under its schedule, in this order.
@@ -43,6 +50,7 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTr
     function = getattr(optax, known_name("optimizer", spec.name, OPTIMIZERS))
     takes = set(inspect.signature(function).parameters)
     arguments = call_arguments("optimizer", spec, takes - {"weight_decay"})
+    _check_decays(arguments)
     arguments["learning_rate"] = make_schedule(config, steps_per_epoch)
     decay = []
     if "weight_decay" in takes:
@@ -51,9 +59,30 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTr
         decay = [optax.add_decayed_weights(config.weight_decay)]
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     try:
-        return optax.chain(*clip, *decay, function(**arguments))
+        optimizer = optax.chain(*clip, *decay, function(**arguments))
+        _trace(optimizer)
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.optimizer: {spec.name!r} refuses its arguments: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"config.optimizer: {spec.name!r} refuses its arguments: {reason}"
+        ) from None
+    return optimizer
+
+
+def _check_decays(arguments: Mapping[str, Any]) -> None:
+    for key in arguments.keys() & set(_DECAYS):
+        value = arguments[key]
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise UserError(f"config.optimizer.{key}={value!r} must be at least 0 and below 1")
+
+
+def _trace(optimizer: optax.GradientTransformation) -> None:
+    """Takes an abstract step, as optax finds out about many arguments only then."""
+
+    def update(params: jax.Array) -> Any:
+        return optimizer.update(params, optimizer.init(params), params)
+
+    jax.eval_shape(update, jax.ShapeDtypeStruct((2, 2), jnp.float32))
 
 
 def constant(peak: float, steps: int) -> optax.Schedule:
@@ -73,10 +102,14 @@ def linear(peak: float, steps: int, *, final_fraction: float = 0.0) -> optax.Sch
 
 
 def step(
-    peak: float, steps: int, *, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
+    peak: float, steps: int, *, at: float | tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
 ) -> optax.Schedule:
     """The learning rate times `factor` from each of the fractions `at` of the run on."""
-    return optax.piecewise_constant_schedule(peak, {round(a * steps): factor for a in at})
+    factors: dict[int, float] = {}
+    for fraction in np.ravel(at):  # In a short run several may fall on the same step.
+        boundary = round(fraction * steps)
+        factors[boundary] = factors.get(boundary, 1.0) * factor
+    return optax.piecewise_constant_schedule(peak, factors)
 
 
 def exponential(
@@ -84,6 +117,8 @@ def exponential(
 ) -> optax.Schedule:
     """The learning rate times `factor` per `every_steps` steps, smoothly."""
     del steps
+    if every_steps < 1:  # optax would take it for a constant.
+        raise UserError(f"config.schedule.every_steps={every_steps} must be at least 1")
     return optax.exponential_decay(peak, every_steps, factor)
 
 
@@ -106,10 +141,14 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     function = _SCHEDULES[known_name("schedule", spec.name, SCHEDULES)]
     takes = inspect.signature(function).parameters.keys() - {"peak", "steps"}
     arguments = call_arguments("schedule", spec, takes | {"warmup_epochs"})
+    for key, value in arguments.items():
+        numbers = np.ravel(value)
+        if numbers.dtype.kind not in "if" or not np.all((numbers >= 0) & (numbers < np.inf)):
+            raise UserError(f"config.schedule.{key}={value!r} must be finite and at least 0")
     warmup = arguments.pop("warmup_epochs", 0)
-    if not 0 <= warmup < config.epochs:
+    if not warmup < config.epochs:
         raise UserError(
-            f"config.schedule.warmup_epochs={warmup} must be at least 0 and less than "
+            f"config.schedule.warmup_epochs={warmup} must be less than "
             f"config.epochs={config.epochs}"
         )
     warmup_steps = round(warmup * steps_per_epoch)
