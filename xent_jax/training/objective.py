@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from xent_jax import losses
@@ -51,7 +52,7 @@ def make_objective(
         logits: Float[Array, "batch classes"],
         labels: Int[Array, " batch"],
         mask: Bool[Array, " batch"],
-    ) -> Float[Array, " batch"]:
+    ) -> Array:
         return loss(logits, labels, where=mask, **arguments)
 
     _try(section, name, objective, num_classes)
@@ -63,10 +64,11 @@ def _parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def _try(section: str, name: str, objective: Objective, num_classes: int) -> None:
-    """Calls the objective once, so that a bad hyper-parameter is told before anything starts."""
-    logits = jnp.zeros((2, num_classes), jnp.float32)
+    """Traces the objective once, so that a bad hyper-parameter is told before anything starts."""
+    logits = jax.ShapeDtypeStruct((2, num_classes), jnp.float32)
+    labels, mask = (jax.ShapeDtypeStruct((2,), dtype) for dtype in (jnp.int32, jnp.bool))
     try:
-        result = objective(logits, jnp.zeros(2, jnp.int32), jnp.ones(2, bool))
+        result = jax.eval_shape(objective, logits, labels, mask)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"config.{section}: {name!r} cannot be trained so: {reason}") from None
