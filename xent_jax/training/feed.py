@@ -9,7 +9,7 @@ import numpy as np
 from xent_jax.data import Dataset, pipeline
 from xent_jax.metrics import ClassificationSums
 from xent_jax.training.run import Run
-from xent_jax.training.step import StepMetrics, TrainState, order_key_of
+from xent_jax.training.step import StepMetrics, TrainState
 
 
 class Feed(NamedTuple):
@@ -64,11 +64,11 @@ def _streamed_feed(run: Run, step: int) -> Feed:
 def _batches(run: Run, name: str, batch_size: int, **order: Any) -> Iterator[dict[str, Any]]:
     """Yields this process's share of each batch, with each example's place in the whole one."""
     process, processes = jax.process_index(), jax.process_count()
-    key, share = order_key_of(run.program.key), batch_size // processes
+    share = batch_size // processes
     position = np.arange(process * share, (process + 1) * share, dtype=np.int32)
     stream = pipeline.stream(
         run.sets[name],
-        key,
+        run.program.order_key,
         batch_size,
         process_index=process,
         process_count=processes,

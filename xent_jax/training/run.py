@@ -20,6 +20,7 @@ from xent_jax.training.objective import make_objective
 from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.pmap import pmap_runner
 from xent_jax.training.step import Program, TrainState, init_state
+from xent_jax.typing import Array, Key
 
 RESIDENT_BYTES = 2**31
 """Data sets up to this size stay on the devices where `dataset.resident` is 'auto'."""
@@ -33,6 +34,13 @@ class Run(NamedTuple):
     program: Program
     runner: Runner
     initial_state: TrainState
+
+    @property
+    def name(self) -> str:
+        """The loss and its arguments: generalized_cross_entropy(q=0.5)."""
+        loss = self.config.loss
+        arguments = ", ".join(f"{key}={loss[key]}" for key in sorted(loss) if key != "name")
+        return f"{loss.name}({arguments})" if arguments else loss.name
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,8 +93,9 @@ def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
     steps_per_epoch = pipeline.steps_per_epoch(len(train.labels), config.batch_size)
     optimizer = make_optimizer(config, steps_per_epoch)
     axis_name = "data" if config.parallel == "pmap" else None
-    key = jax.random.key(config.seed)
-    create = partial(_create_model, config, train, axis_name)
+    known_name("model", config.model.name, models.NAMES)
+    model_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
+    create = partial(_create_model, config, train, axis_name, model_key)
     try:
         nnx.eval_shape(create)
     except (TypeError, ValueError) as error:
@@ -98,7 +107,8 @@ def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
         graphdef=graphdef,
         objective=objective,
         optimizer=optimizer,
-        key=key,
+        order_key=order_key,
+        step_key=step_key,
         num_classes=train.num_classes,
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
@@ -176,15 +186,15 @@ def _context(train: data.Dataset) -> dict[str, Any]:
     return {"class_counts": counts.astype(np.float32)}
 
 
-def _create_model(config: ConfigDict, train: data.Dataset, axis_name: str | None) -> nnx.Module:
-    spec = config.model
-    name = known_name("model", spec.name, models.NAMES)
-    arguments = {key: spec[key] for key in spec if key != "name"}
+def _create_model(
+    config: ConfigDict, train: data.Dataset, axis_name: str | None, key: Key[Array, ""]
+) -> nnx.Module:
+    arguments = {name: value for name, value in config.model.items() if name != "name"}
     return models.create(
-        name,
+        config.model.name,
         num_classes=train.num_classes,
         image_shape=train.images.shape[1:],
-        rngs=nnx.Rngs(config.seed),
+        rngs=nnx.Rngs(key),
         axis_name=axis_name,
         **arguments,
     )

@@ -41,7 +41,8 @@ class Program(NamedTuple):
     graphdef: nnx.GraphDef
     objective: Objective
     optimizer: optax.GradientTransformation
-    key: Key[Array, ""]
+    order_key: Key[Array, ""]  # of the examples
+    step_key: Key[Array, ""]  # of augmentation and dropout
     num_classes: int
     batch_size: int
     eval_batch_size: int
@@ -81,7 +82,7 @@ def init_state(
 
 def train_step(program: Program, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     """Returns the state after one update by the mean loss over the unmasked examples."""
-    augment_keys_B, dropout_keys_B = _example_keys(program.key, state.step, batch["position"])
+    augment_keys_B, dropout_keys_B = _example_keys(program.step_key, state.step, batch["position"])
     images = batch["image"]
     if program.shift or program.flip:
         images = pipeline.augment(augment_keys_B, images, shift=program.shift, flip=program.flip)
@@ -122,9 +123,8 @@ def train_chunk(
     `share` takes (L, B) arrays that every device could compute, and keeps or marks the part of
     the batch that is this device's.
     """
-    order_key = order_key_of(program.key)
     epoch_indices = pipeline.epoch_indices(
-        order_key, epoch, data["label"].shape[0], program.batch_size
+        program.order_key, epoch, data["label"].shape[0], program.batch_size
     )
     indices_LxB, mask_LxB = (
         jax.lax.dynamic_slice_in_dim(whole, start, length) for whole in epoch_indices
@@ -153,7 +153,7 @@ def evaluate_batch(program: Program, state: TrainState, batch: Batch) -> Classif
 def evaluate(program: Program, share: Share, state: TrainState, data: Data) -> ClassificationSums:
     """Returns the metrics' sums over a whole data set; every example counts exactly once."""
     indices_LxB, mask_LxB = pipeline.epoch_indices(
-        program.key, 0, data["label"].shape[0], program.eval_batch_size, shuffle=False
+        program.order_key, 0, data["label"].shape[0], program.eval_batch_size, shuffle=False
     )
 
     def body(sums: ClassificationSums, xs: tuple[Array, Array]) -> tuple[ClassificationSums, None]:
@@ -163,11 +163,6 @@ def evaluate(program: Program, share: Share, state: TrainState, data: Data) -> C
 
     empty = ClassificationSums.empty(program.num_classes)
     return jax.lax.scan(body, empty, (share(indices_LxB), share(mask_LxB)))[0]
-
-
-def order_key_of(key: Key[Array, ""]) -> Key[Array, ""]:
-    """Returns the key that orders the examples, independent of every step's own key."""
-    return jax.random.fold_in(key, 2**31 - 1)
 
 
 def _example_keys(
