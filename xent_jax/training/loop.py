@@ -97,9 +97,13 @@ def train(
                 tally = Tally(seconds=tally.seconds)
             stopping = stop.requested()
             if stopping or (ended and _due(run, epoch, config.checkpoint_every_epochs)):
-                checkpoints.save(step, run.runner.single(state), {"tally": tally._asdict()})
-            if stopping and step < run.steps:
-                raise Interrupted(f"saved at step {step} of {run.steps}; run it again to continue")
+                saved = run.runner.single(state)
+                _check_state(saved, step, last, checkpoints)
+                checkpoints.save(step, saved, {"tally": tally._asdict()})
+            if stopping:
+                break
+        if stop.requested():  # Perhaps in the last save, and whoever asked wants no other run.
+            raise Interrupted(f"saved at step {step} of {run.steps}; run it again to continue")
     return Result(run.runner.single(state), records.read(journal.path))
 
 
@@ -167,7 +171,7 @@ def _bar(run: Run, step: int, progress: bool) -> tqdm:
     return tqdm(
         total=run.steps,
         initial=step,
-        desc=run.config.loss.name,
+        desc=run.name,
         unit="step",
         dynamic_ncols=True,
         disable=None if progress and jax.process_index() == 0 else True,
@@ -186,11 +190,23 @@ def _check_finite(
     if bad == len(finite):
         return last
     what = "gradient" if np.isfinite(steps.loss[bad]) else "loss"
+    raise _diverged(what, first_step + bad + 1, last, checkpoints)
+
+
+def _check_state(
+    state: TrainState, step: int, last: dict[str, float], checkpoints: Checkpointer
+) -> None:
+    """Keeps out of the checkpoints what a finite gradient made overflow in its update."""
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state))):
+        raise _diverged("training state", step, last, checkpoints)
+
+
+def _diverged(what: str, step: int, last: dict[str, float], checkpoints: Checkpointer) -> Diverged:
     values = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none"
     saved = checkpoints.steps()
     kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "nothing was saved yet"
-    raise Diverged(
-        f"the {what} stopped being finite at step {first_step + bad + 1} "
+    return Diverged(
+        f"the {what} stopped being finite at step {step} "
         f"(last finite values: {values}); {kept}. Try a smaller optimizer.learning_rate, "
         "clip_norm=1.0 or schedule.warmup_epochs=1"
     )
@@ -219,7 +235,7 @@ def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, A
 
 def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[str, Any]:
     return {
-        "run": run.config.loss.name,
+        "run": run.name,
         "epoch": epoch + 1,
         "step": step,
         "train": {"loss": tally.loss / tally.examples},
