@@ -1,22 +1,27 @@
 """Writes the README's catalogue from docstrings: python -m experiments.catalogue."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import entry
 from xent_jax import losses
 
 _README = Path(__file__).parents[1] / "README.md"
+_ROOMS = ("information", "categorical", "binary", "noisy_labels")
 _BEGIN, _END = "<!-- catalogue: begin -->", "<!-- catalogue: end -->"
 
 
 def catalogue() -> str:
-    """Returns the table: every public loss, by its module, with its docstring's first sentence."""
-    lines = ["| module | function | |", "|---|---|---|"]
+    """Returns the table: every public loss, its docstring's first sentence and first reference."""
+    lines = ["| module | function | | source |", "|---|---|---|---|"]
     previous = None
-    for module, name, sentence in _entries():
-        lines.append(f"| {module if module != previous else ''} | `{name}` | {sentence} |")
+    for module, name in sorted(map(_place, losses.__all__)):
+        function = getattr(losses, name)
+        cells = (f"`{name}`", _sentence(function.__doc__), _source(function.__doc__))
+        shown = _ROOMS[module] if module != previous else ""
+        lines.append(f"| {' | '.join((shown, *cells))} |")
         previous = module
     return "\n".join(lines)
 
@@ -28,12 +33,27 @@ def with_catalogue(readme: str) -> str:
     return f"{before}{_BEGIN}\n{catalogue()}\n{_END}{after}"
 
 
-def _entries() -> Iterator[tuple[str, str, str]]:
-    for name in losses.__all__:
-        function = getattr(losses, name)
-        paragraph = inspect.cleandoc(function.__doc__).split("\n\n")[0]
-        sentence = " ".join(paragraph.split()).split(". ")[0].rstrip(".").replace("|", "\\|")
-        yield function.__module__.rpartition(".")[2], name, sentence
+def _place(name: str) -> tuple[int, str]:
+    return _ROOMS.index(getattr(losses, name).__module__.rpartition(".")[2]), name
+
+
+def _sentence(docstring: str) -> str:
+    paragraph = " ".join(inspect.cleandoc(docstring).split("\n\n")[0].split())
+    return paragraph.partition(". ")[0].removeprefix("Computes ").rstrip(".").replace("|", "\\|")
+
+
+def _source(docstring: str) -> str:
+    """Returns the first reference's authors and year, linked where it has an address."""
+    references = " ".join(docstring.partition("References:")[2].split())
+    year = re.search(r", (1[89]\d\d|20\d\d)\b", references)
+    if not year:
+        return ""
+    first = references[: year.start()]
+    authors, title, _ = first.partition("`")
+    authors = authors.rstrip(", ").split(", ")
+    more = " et al." if title and len(authors) > 1 else ""
+    text, link = f"{authors[0]}{more} {year[1]}", re.search(r"<(http[^>]+)>", first)
+    return f"[{text}]({link[1]})" if link else text
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Measures side by side in one run: python -m experiments.bench train."""
+"""Measures side by side in one run: python -m experiments.bench train|convolution."""
 
 import json
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import entry
-from experiments.bench import train
+from experiments.bench import convolution, train
 from xent_jax.errors import UserError, nearest
 from xent_jax.reporting import records
 
 _OUTPUT = flags.DEFINE_string("output", None, "Append the figures to this file as a JSON line.")
-_BENCHES = {"train": train.measure}
+_BENCHES = {"train": train.measure, "convolution": convolution.measure}
 
 
 def main(argv: Sequence[str]) -> None:

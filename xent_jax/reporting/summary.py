@@ -12,7 +12,7 @@ Record = dict[str, Any]
 _COLUMNS = {
     "test accuracy": lambda record: f"{record['test']['accuracy']:.2%}",
     "calibration error": lambda record: f"{record['test']['expected_calibration_error']:.2%}",
-    "wrong labels learnt": lambda record: f"{record['wrong_labels']['memorised']:.1%}",
+    "wrong labels memorised": lambda record: f"{record['wrong_labels']['memorised']:.1%}",
     "training time": lambda record: f"{record['timing']['seconds']:.1f} s",
 }
 
