@@ -240,7 +240,8 @@ def cross_entropy_from_probabilities(
     and nothing renormalised.
 
     References:
-      Goodfellow, Bengio and Courville, Deep Learning, 2016, section 6.2.2.3.
+      Goodfellow, Bengio and Courville, `Deep Learning <https://www.deeplearningbook.org>`_, 2016,
+      section 6.2.2.3.
 
     Example:
       >>> import jax.numpy as jnp
