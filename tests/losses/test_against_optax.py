@@ -142,3 +142,105 @@ def test_smoothing_over_masked_classes():
         logits, labels, class_mask=mask, label_smoothing=0.1
     )
     np.testing.assert_allclose(ours[0], exact, rtol=1e-6)
+
+
+# ------------------------------------------------------------------ divergences and binary losses
+
+
+def draw_elements():
+    rng = np.random.default_rng(0)
+    logits = 3.0 * rng.normal(size=(2, 3, 4)).astype(np.float32)
+    return logits, rng.integers(0, 2, (2, 3, 4)), rng.uniform(size=(2, 3, 4)).astype(np.float32)
+
+
+def test_the_import_of_divergences_can_be_swapped():
+    logits, _, targets = draw_elements()
+    log_q, where = jax.nn.log_softmax(logits), targets > 0.3
+    for name, second in [
+        ("kl_divergence", targets),
+        ("kl_divergence_with_log_targets", np.log(targets)),
+        ("generalized_kl_divergence", targets),
+    ]:
+        ours, theirs = getattr(xent, name), getattr(optax.losses, name)
+        assert_same(ours, theirs, log_q, second)
+        assert_same(ours, theirs, log_q, second, (0, 2), where)
+        swapped = [lambda t, f=f: f(log_q, t) for f in (ours, theirs)]
+        assert_same(*swapped, second)  # the slope of the targets
+
+
+def test_the_import_of_binary_losses_can_be_swapped():
+    logits, labels, soft = draw_elements()
+    ours, theirs = xent.sigmoid_binary_cross_entropy, optax.losses.sigmoid_binary_cross_entropy
+    assert_same(ours, theirs, logits, labels)
+    assert_same(ours, theirs, logits, soft)
+    ours, theirs = xent.sigmoid_focal_loss, optax.losses.sigmoid_focal_loss
+    assert_same(ours, theirs, logits, labels, alpha=0.25, gamma=0.5)
+    assert_same(ours, theirs, logits, soft, alpha=None)
+    assert_same(xent.binary_dice_loss, optax.losses.binary_dice_loss, logits, labels)
+
+
+def test_the_default_weight_of_the_focal_loss():
+    logits, labels, _ = draw_elements()
+    theirs = optax.losses.sigmoid_focal_loss(logits, labels)
+    np.testing.assert_allclose(
+        xent.sigmoid_focal_loss(logits, labels),
+        np.where(labels == 1, 0.25, 0.75) * theirs,
+        rtol=1e-5,
+        atol=1e-7,
+    )
+
+
+def test_targets_of_zero_in_a_divergence():
+    log_q, targets = jnp.log(jnp.float32([0.5, 0.5])), jnp.float32([1.0, 0.0])
+    slope = jax.grad(lambda f, t: f(log_q, t), argnums=1)
+    assert np.isnan(slope(optax.losses.kl_divergence, targets)[1])
+    expected = [np.log(2.0) + 1.0, np.log(2.0)]
+    np.testing.assert_allclose(slope(xent.kl_divergence, targets), expected, rtol=1e-6)
+    logs = jnp.log(targets)
+    assert np.isnan(optax.losses.kl_divergence_with_log_targets(log_q, logs))
+    ours = xent.kl_divergence_with_log_targets(log_q, logs)
+    np.testing.assert_allclose(ours, np.log(2.0), rtol=1e-6)
+
+
+def test_predictions_and_targets_of_zero_in_a_divergence():
+    log_q, targets = jnp.float32([0.0, -INF]), jnp.float32([1.0, 0.0])
+    assert np.isnan(optax.losses.kl_divergence(log_q, targets))
+    assert xent.kl_divergence(log_q, targets) == 0
+
+
+def test_infinite_logits_of_a_binary_loss():
+    logits, labels = jnp.float32([INF, -INF]), jnp.float32([1.0, 0.0])
+    for name in ("sigmoid_binary_cross_entropy", "sigmoid_focal_loss"):
+        theirs, _ = value_and_gradient(getattr(optax.losses, name), logits, labels)
+        assert np.all(np.isnan(theirs))
+        ours, gradient = value_and_gradient(getattr(xent, name), logits, labels)
+        np.testing.assert_array_equal(ours, [0, 0])
+        np.testing.assert_array_equal(gradient, [0, 0])
+
+
+def test_binary_labels_that_are_no_labels():
+    logits, labels = jnp.float32([2.0, 2.0]), np.array([-1, 2])
+    theirs, gradient = value_and_gradient(optax.losses.sigmoid_binary_cross_entropy, logits, labels)
+    np.testing.assert_allclose(theirs, [4.126928, -1.873072], rtol=1e-6)  # negative, unbounded
+    assert np.all(np.isfinite(gradient))
+    ours, gradient = value_and_gradient(xent.sigmoid_binary_cross_entropy, logits, labels)
+    assert np.all(np.isnan(ours))
+    assert np.all(np.isnan(gradient))
+
+
+def test_slope_of_a_hard_label_in_the_focal_loss():
+    def slope(loss):
+        return jax.grad(lambda y: loss(jnp.float32(3.0), y, alpha=None, gamma=0.5))(jnp.float32(1))
+
+    # (1 - p)^g (-z - g log(p) (1 - 2 p) / (1 - p)), of which the term of p is lost
+    np.testing.assert_allclose(slope(optax.losses.sigmoid_focal_loss), -0.648034, rtol=1e-5)
+    np.testing.assert_allclose(slope(xent.sigmoid_focal_loss), -0.754297, rtol=1e-5)
+
+
+def test_digits_of_a_small_dice_loss():
+    logits, labels = np.float32([[16.0, 17.0, -16.0]]), np.array([[1, 1, 0]])
+    miss, false_alarm = np.exp(-16.0) + np.exp(-17.0), np.exp(-16.0)
+    exact = (miss + false_alarm) / 2 / 3
+    theirs = optax.losses.binary_dice_loss(logits, labels)
+    assert abs(theirs[0] / exact - 1) > 0.1
+    np.testing.assert_allclose(xent.binary_dice_loss(logits, labels), [exact], rtol=1e-5)

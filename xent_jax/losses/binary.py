@@ -157,12 +157,12 @@ def binary_cross_entropy_from_probabilities(
       [0.2231 1.204  0.    ]
     """
     elements = prepare_elements(probabilities, labels, where=where, name="probabilities")
-    p, inside = unit_interval(elements.logits)
+    rounded, inside = unit_interval(elements.logits)
     if not isinstance(inside, Tracer) and not np.all(inside):
         raise ValueError(
             "probabilities must lie between 0 and 1; logits go to sigmoid_binary_cross_entropy"
         )
-    y = elements.labels
+    p, y = jnp.where(inside, rounded, elements.logits), elements.labels
     rest = jnp.where((p == 1.0) & (y == 1.0), 0.0, p)  # whose logarithm's slope would be infinite
     loss = -x_log_y(y, p) - times(1.0 - y, jnp.log1p(-rest))
     return elements.only(inside).finish(loss)
@@ -242,14 +242,14 @@ def _modulated(surprise: Array, error: Array, gamma: Array) -> Array:
 def _(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
-    # dL = e^gamma (ds + gamma (s / e) de + s log e dgamma), with s / e = 1 where both are 0.
+    # dL = e^gamma (ds + gamma (s / e) de + s log e dgamma), with s / e = 1 where both are tiny.
     # By hand, because the derivative of e^gamma is infinite at e = 0 and s = 0 does not cancel it.
     (surprise, error, gamma), (surprise_dot, error_dot, gamma_dot) = primals, tangents
-    sure = error == 0.0
-    e = jnp.where(sure, 1.0, error)
+    none, tiny = error == 0.0, error < jnp.finfo(error.dtype).eps ** 2
     s = jnp.where(jnp.isinf(surprise), 0.0, surprise)  # there the error is 1 and does not move
-    power = jnp.where(sure, jnp.where(gamma == 0.0, 1.0, 0.0), e**gamma)
-    ratio = jnp.where(sure, 1.0, s / e)
+    e = jnp.where(none, 1.0, error)
+    power = jnp.where(none, jnp.where(gamma == 0.0, 1.0, 0.0), e**gamma)
+    ratio = jnp.where(tiny, 1.0, s / jnp.where(tiny, 1.0, error))
     tangent = surprise_dot + gamma * ratio * error_dot + s * jnp.log(e) * gamma_dot
     return _modulated(surprise, error, gamma), power * tangent
 
@@ -408,38 +408,41 @@ def distribution_balanced(
     """
     elements = prepare_elements(logits, labels, where=where)
     z, y = elements.logits, elements.labels
-    scale = scalar("negative_scale", negative_scale, like=z, above=0.0)
-    gamma = scalar("gamma", gamma, like=z, at_least=0.0)
     frequency = _frequencies(class_counts, num_examples, z)
-    shifted = z - scalar("kappa", kappa, like=z) * (jnp.log1p(-frequency) - jnp.log(frequency))
-    ratio, none = _repeat_rate(frequency, y)
-    rise = scalar("beta", beta, like=z, at_least=0.0) * (ratio - scalar("mu", mu, like=z))
-    weight = scalar("alpha", alpha, like=z, at_least=0.0) + jnp.where(none, 1.0, sigmoid(rise))
-    positive = _modulated(_surprise(shifted), sigmoid(-shifted), gamma)
-    negative = _modulated(_surprise(-scale * shifted), sigmoid(scale * shifted), gamma)
-    return elements.finish(weight * (times(y, positive) + times(1.0 - y, negative / scale)))
+    weight = scalar("alpha", alpha, like=z, at_least=0.0) + _rebalancing(frequency, y, beta, mu)
+    rarity = jnp.log1p(-frequency) - jnp.log(frequency)
+    positive = z - scalar("kappa", kappa, like=z) * rarity
+    scale = scalar("negative_scale", negative_scale, like=z, above=0.0)
+    negative, gamma = scale * positive, scalar("gamma", gamma, like=z, at_least=0.0)
+    loss = times(y, _modulated(_surprise(positive), sigmoid(-positive), gamma))
+    loss += times((1.0 - y) / scale, _modulated(_surprise(-negative), sigmoid(negative), gamma))
+    return elements.finish(times(weight, loss))
 
 
 def _frequencies(class_counts: Array, num_examples: Scalar, logits: Array) -> Array:
     """Returns n / N of the logits' shape."""
-    counts = jnp.asarray(class_counts).astype(logits.dtype)
-    total = scalar("num_examples", num_examples, like=logits, above=0.0)
-    if counts.shape != logits.shape[-1:]:
-        raise ValueError(f"class_counts must have shape {logits.shape[-1:]}, got {counts.shape}")
-    frequency = counts / total
-    if not isinstance(frequency, Tracer) and not np.all((frequency > 0) & (frequency < 1)):
+    if jnp.shape(class_counts) != logits.shape[-1:]:
         raise ValueError(
-            f"class_counts must lie between 0 and num_examples = {num_examples}, both excluded, "
-            f"got {class_counts}; for a class without examples say 1"
+            f"class_counts must have shape {logits.shape[-1:]}, got {jnp.shape(class_counts)}"
         )
-    return jnp.broadcast_to(frequency, logits.shape)
+    total = scalar("num_examples", num_examples, like=logits, above=0.0)
+    if not isinstance(class_counts, Tracer) and not isinstance(num_examples, Tracer):
+        share = np.asarray(class_counts) / float(num_examples)
+        if not np.all((share > 0) & (share < 1)):
+            raise ValueError(
+                f"class_counts must lie between 0 and num_examples = {num_examples}, both "
+                f"excluded, got {class_counts}; for a class without examples say 1"
+            )
+    return jnp.broadcast_to(jnp.asarray(class_counts).astype(logits.dtype) / total, logits.shape)
 
 
-def _repeat_rate(frequency: Array, labels: Array) -> tuple[Array, Array]:
-    """Returns (1 / n_i) / sum_j y_j / n_j, 0 where the sum is, and where it is."""
+def _rebalancing(frequency: Array, labels: Array, beta: Scalar, mu: Scalar) -> Array:
+    """Returns sigmoid(beta (r - mu)) with r = (1 / n_i) / sum_j y_j / n_j, 1 where that is 0."""
+    beta, mu = scalar("beta", beta, like=labels, at_least=0.0), scalar("mu", mu, like=labels)
     expected = jnp.sum(labels / frequency, axis=-1, keepdims=True)
     none = jnp.broadcast_to(expected == 0.0, labels.shape)
-    return jnp.where(none, 0.0, 1.0 / (frequency * jnp.where(none, 1.0, expected))), none
+    ratio = 1.0 / (frequency * jnp.where(none, 1.0, expected))
+    return jnp.where(none, 1.0, sigmoid(beta * (ratio - mu)))
 
 
 def zlpr_multilabel(
@@ -515,7 +518,8 @@ def _terms_and_total(x: Array, weights: Array) -> tuple[Array, Array, Array]:
     counted = jnp.max(jnp.where(weights > 0.0, x, 0.0), axis=-1, initial=0.0)
     largest = jax.lax.stop_gradient(counted)
     # x - m exceeds 0 where the weight is 0 alone; bounded, so that 0 times it is 0.
-    gaps = jnp.minimum(jnp.where(jnp.isposinf(x), 0.0, x - largest[..., None]), 80.0)
+    gaps = jnp.where(jnp.isposinf(x), 0.0, x - largest[..., None])
+    gaps = jnp.where(gaps > 80.0, 80.0, gaps)
     terms = jnp.exp(gaps)
     return largest, terms, jnp.exp(-largest) + jnp.sum(weights * terms, axis=-1)
 

@@ -424,7 +424,9 @@ def renyi_divergence(
     """
     (p, q), where = _distributions(where, axis, p=p, q=q)
     if isinstance(alpha, float) and alpha == math.inf:
-        divergence = jnp.max(jnp.where(p == 0.0, -jnp.inf, _log_ratio(p, q)), axis=-1)
+        ratios = jnp.where(p == 0.0, -jnp.inf, _log_ratio(p, q))
+        largest = jnp.argmax(ratios, axis=-1, keepdims=True)
+        divergence = jnp.take_along_axis(ratios, largest, axis=-1)[..., 0]
     else:
         divergence = _renyi(p, q, scalar("alpha", alpha, like=p, at_least=0.0) - 1.0)
     return masked(_in_base(divergence, base), where)
