@@ -336,7 +336,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     # By hand, because the derivative of r^gamma is infinite at r = 0 and s = 0 does not cancel it.
     (s, gamma), (s_dot, gamma_dot) = primals, tangents
     r = complement(-s)
-    bounded = jnp.minimum(s, 80.0)  # beyond it s p is below 1e-32, and inf * 0 would be NaN
+    bounded = jnp.where(s > 80.0, 80.0, s)  # beyond it s p is below 1e-32, and inf * 0 would be NaN
     certain = bounded == 0.0
     nonzero = jnp.where(certain, 1.0, bounded)
     odds = jnp.where(certain, 1.0 - 0.5 * bounded, nonzero / jnp.expm1(nonzero))  # s p / r
@@ -610,4 +610,6 @@ def multiclass_hinge_loss(
     examples = prepare(logits, labels, where=where, axis=axis)
     z, y = examples.logits, examples.labels
     rivals = z + 1.0 - is_label(z, y).astype(z.dtype)
-    return examples.finish(jnp.max(rivals, axis=-1) - label_entry(z, y))
+    # Not jnp.max: its gradient is lost where XLA computes the rivals twice and rounds differently.
+    worst = label_entry(rivals, jnp.argmax(rivals, axis=-1).astype(y.dtype))
+    return examples.finish(worst - label_entry(z, y))

@@ -65,7 +65,9 @@ def generalized_cross_entropy(
 
 def _box_cox(log_p: Array, q: Array) -> Array:
     """Returns (1 - p^q) / q, which is -log p at q = 0."""
-    bounded = jnp.maximum(log_p, -1e15)  # 0 * -inf would be NaN
+    # 0 * -inf would be NaN. A select, here and elsewhere: the gradient of `jnp.maximum` goes where
+    # the operand equals the result, which XLA may have computed twice and rounded differently.
+    bounded = jnp.where(log_p < -1e15, -1e15, log_p)
     exponent = q * bounded
     near = exponent > -1.0
     small = jnp.where(near, exponent, 0.0)

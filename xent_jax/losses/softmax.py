@@ -70,7 +70,8 @@ def _(
     targets = jnp.where(is_label(logits, labels), 1.0 - smoothing, 0.0)
     slopes = probabilities(logits) - targets - smoothing * uniform(logits)
     log_p = label_log_probability(logits, labels)
-    finite = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)  # -inf times de = 0 would be NaN
+    lowest = jnp.finfo(log_p.dtype).min
+    finite = jnp.where(log_p < lowest, lowest, log_p)  # -inf times de = 0 would be NaN
     excess = uniform_cross_entropy(logits) + finite
     tangent = jnp.sum(slopes * logits_dot, axis=-1) + excess * smoothing_dot
     return smoothed_cross_entropy(logits, labels, smoothing), tangent
