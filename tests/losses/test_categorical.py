@@ -266,6 +266,15 @@ def test_numbers_that_are_no_distribution_are_refused():
     np.testing.assert_allclose(loss[where], loss_of_labels(logits, labels)[where], rtol=1e-5)
 
 
+def test_masked_probabilities_make_no_nan_on_the_way():
+    p, labels, where = np.zeros((2, 3), np.float32), np.array([0, 1]), np.zeros(2, bool)
+    with jax.debug_nans(True):
+        slope = jax.grad(
+            lambda p: xent.cross_entropy_from_probabilities(p, labels, where=where).sum()
+        )(p)
+    assert np.all(slope == 0)
+
+
 def test_a_probability_of_zero_costs_infinitely_much():
     p, labels = np.float32([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])
     loss = xent.cross_entropy_from_probabilities(p, labels)

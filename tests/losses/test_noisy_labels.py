@@ -63,6 +63,21 @@ def test_generalized_cross_entropy_keeps_its_range_where_the_power_underflows():
     assert np.all(slope == 0.0)
 
 
+def test_generalized_cross_entropy_of_a_label_that_cannot_occur():
+    logits = jnp.array([[-jnp.inf, 0.0, 0.0]])
+    derivatives = jax.jit(
+        jax.value_and_grad(
+            lambda z, q: xent.generalized_cross_entropy(z, np.zeros(1, np.int32), q=q)[0]
+        )
+    )
+    value, slope = derivatives(logits, 0.0)
+    assert np.isposinf(value)
+    np.testing.assert_array_equal(slope, [[-1.0, 0.5, 0.5]])
+    value, slope = derivatives(logits, 0.5)
+    assert value == 2.0
+    assert np.all(slope == 0.0)
+
+
 @pytest.mark.parametrize(
     "loss", [xent.mean_absolute_error, xent.reverse_cross_entropy], ids=lambda loss: loss.__name__
 )
