@@ -11,8 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from xent_jax.typing import Array
+from jax import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
