@@ -2,132 +2,168 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests.training import tiny_run
 from xent_jax import metrics
-from xent_jax.data import Dataset
-from xent_jax.training import default_config
+from xent_jax.errors import Interrupted
+from xent_jax.training import check_config, loop
 from xent_jax.training.feed import make_feed
 from xent_jax.training.run import prepare
 
+# 72 examples are four batches and a half: the last one is padded unevenly over devices.
+TRAIN, TEST = tiny_run.dataset(72, side=8), tiny_run.dataset(44, side=8)
 STEPS = 5
 
 
-def dataset(size: int) -> Dataset:
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (size, 8, 8, 1), np.uint8)
-    labels = random.integers(0, 4, size, np.int32)
-    return Dataset(images, labels, labels, tuple("abcd"), "random")
-
-
-def config(model: str, **changes) -> ConfigDict:
-    made = default_config()
-    made.batch_size, made.eval_batch_size = 16, 16
-    # 72 examples are four batches and a half: the last one is padded unevenly over devices.
-    arguments = {"mlp": {"hidden": (16,), "dropout": 0.3}, "cnn4": {}}[model]
-    made.model = ConfigDict({"name": model, **arguments})
-    made.optimizer = ConfigDict({"name": "sgd", "learning_rate": 0.05, "momentum": 0.9})
-    made.dataset.shift, made.clip_norm, made.ema_decay = 1, 1.0, 0.5
-    for key, value in changes.items():
-        if key == "resident":
-            made.dataset.resident = value
-        else:
-            made[key] = value
-    return made
-
-
-def outcome(model: str, **changes) -> dict[str, np.ndarray]:
+def outcome(model: dict[str, Any], changes: dict[str, Any]) -> dict[str, np.ndarray]:
     """Trains one epoch and returns parameters, statistics, losses and the test set's metrics."""
-    run = prepare(config(model, **changes), {"train": dataset(72), "test": dataset(44)})
+    settings = {"batch_size": 16, "eval_batch_size": 16, "clip_norm": 1.0, "dataset.flip": True}
+    settings |= {"model": ConfigDict(model)}
+    run = prepare(tiny_run.config(**settings | changes), {"train": TRAIN, "test": TEST})
     feed, state = make_feed(run, 0), run.runner.place_state(run.initial_state)
     state, steps = feed.train(state, 0, 0, STEPS)
     test = metrics.compute(feed.evaluate(state, "test"))
     single = run.runner.single(state)
     leaves = {
         jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree.leaves_with_path(single._replace(opt_state=()))
+        for path, leaf in jax.tree.leaves_with_path(single)
     }
     return leaves | {
         "loss": steps.loss,
         "examples": steps.examples,
-        "accuracy": np.asarray(test["accuracy"]),
+        "norm": steps.gradient_norm,
+        "nll": np.asarray(test["nll"]),
         "confusion": np.asarray(test["confusion_matrix"]),
     }
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn4"])
-def test_layouts_agree(model: str) -> None:
-    one = outcome(model, devices=1)
+PMAP, STREAM = {"parallel": "pmap"}, {"dataset.resident": "no"}
+LAYOUTS = {
+    "mlp": {
+        "mesh of 8": {"devices": 8},
+        "pmap over 8": {"devices": 8, **PMAP},
+        "streamed pmap over 4": {"devices": 4, **PMAP, **STREAM},
+    },
+    "cnn4": {
+        "stream over a mesh of 8": {"devices": 8, **STREAM},
+        "pmap over 8": {"devices": 8, **PMAP},
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_agree(name: str) -> None:
+    model = {"mlp": {"hidden": (16,), "dropout": 0.3}, "cnn4": {}}[name] | {"name": name}
+    one = outcome(model, {"devices": 1})
     assert one["examples"].tolist() == [16, 16, 16, 16, 8]
     assert one["confusion"].sum() == 44
-    layouts = {
-        "mesh of 8": {"devices": 8},
-        "pmap over 8": {"devices": 8, "parallel": "pmap"},
-        "stream over 8": {"devices": 8, "resident": "no"},
-        "streamed pmap": {"devices": 4, "parallel": "pmap", "resident": "no"},
-    }
-    for name, changes in layouts.items():
-        other = outcome(model, **changes)
+    for layout, changes in LAYOUTS[name].items():
+        other = outcome(model, changes)
         assert other.keys() == one.keys()
         for leaf, value in one.items():
             # Sums over devices associate otherwise: a few units in the last place per step.
             np.testing.assert_allclose(
-                other[leaf], value, rtol=2e-4, atol=2e-5, err_msg=f"{name}: {leaf}"
+                other[leaf], value, rtol=2e-4, atol=2e-5, err_msg=f"{layout}: {leaf}"
             )
 
 
+SETTINGS = {"epochs": 2, "steps_per_call": 2, "devices": 0}
+RESIDENT = ("yes", "no")
+
+
+def train(run: Any, workdir: Path) -> dict[str, Any]:
+    result = loop.train(run, workdir, progress=False)
+    kernel = np.asarray(result.state.params["logits"]["kernel"])
+    tested = [record["test"]["accuracy"] for record in result.records]
+    losses = [record["train"]["loss"] for record in result.records]
+    return {"losses": losses, "tested": tested, "kernel": kernel.tolist()}
+
+
+def train_both(workdir: Path, interrupted: bool = False) -> dict[str, Any]:
+    """Trains resident and streamed data, if `interrupted` so that the second process is stopped."""
+    sets = {"train": tiny_run.dataset(30), "test": tiny_run.dataset(10)}
+    prepared, outcomes = prepare(tiny_run.config(**SETTINGS), sets), {}
+    for resident in RESIDENT:
+        config = tiny_run.config(**SETTINGS | {"dataset.resident": resident})
+        run, folder = prepared._replace(config=check_config(config)), workdir / resident
+        if interrupted:
+            outcomes[f"{resident}, stopped"] = stopped(run, folder)
+        outcomes[resident] = train(run, folder)
+    return outcomes
+
+
+def stopped(run: Any, workdir: Path) -> str:
+    """Trains until a signal to the second process, in mid-epoch, stops all of them."""
+
+    def armed(run: Any, step: int) -> Any:
+        feed, calls = make_feed(run, step), iter(range(1, 100))
+
+        def train(*args: Any) -> Any:
+            if next(calls) == 3 and jax.process_index() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return feed.train(*args)
+
+        return feed._replace(train=train)
+
+    loop.make_feed = armed
+    try:
+        train(run, workdir)
+    except Interrupted as error:
+        return str(error)
+    finally:
+        loop.make_feed = make_feed
+    return "not stopped"
+
+
 _WORKER = """
-import json, sys
+import json, pathlib, sys
 import jax
-port, process, workdir, data_dir = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
 from tests.training import test_parallel
-from xent_jax import training
-made = test_parallel.config(*json.loads(sys.argv[5])[0:1], **json.loads(sys.argv[5])[1])
-made.epochs, made.dataset.train_examples = 2, 100
-run = training.prepare(made, training.load_sets(made, data_dir=data_dir))
-result = training.train(run, workdir, progress=False)
-print("loss", repr(result.records[-1]["train"]["loss"]), len(result.records))
+print(json.dumps(test_parallel.train_both(pathlib.Path(sys.argv[3]), interrupted=True)))
 """
 
+_ENVIRONMENT = {
+    "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 
-@pytest.mark.parametrize("resident", ["yes", "no"])
-def test_two_processes_agree_with_one(resident: str, tmp_path: Path) -> None:
-    from xent_jax import training
 
-    changes = {"resident": resident}
-    alone = config("cnn4", devices=1, epochs=2, **changes)
-    alone.dataset.train_examples = 100
-    sets = training.load_sets(alone, data_dir=str(tmp_path))
-    expected = training.train(training.prepare(alone, sets), tmp_path / "alone", progress=False)
+def test_two_processes_agree_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
     workers = [
         subprocess.Popen(
-            [
-                *(sys.executable, "-c", _WORKER, str(port), str(process)),
-                *(str(tmp_path / "two"), str(tmp_path), json.dumps(["cnn4", changes])),
-            ],
+            [sys.executable, "-c", _WORKER, str(port), str(process), str(tmp_path / "two")],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment},
+            env=os.environ | _ENVIRONMENT,
         )
         for process in range(2)
     ]
-    outputs = [worker.communicate(timeout=240) for worker in workers]
-    for worker, (out, err) in zip(workers, outputs, strict=True):
+    monkeypatch.setitem(SETTINGS, "devices", 1)
+    expected = train_both(tmp_path / "one")
+    for worker in workers:
+        out, err = worker.communicate(timeout=240)
         assert worker.returncode == 0, err[-3000:]
-        _, loss, count = out.splitlines()[-1].split()
-        assert int(count) == 2
-        assert float(loss) == pytest.approx(expected.records[-1]["train"]["loss"], rel=1e-4)
+        found = json.loads(out.splitlines()[-1])
+        for resident in RESIDENT:
+            assert found[f"{resident}, stopped"].startswith("saved at step 6 of 8")
+            ours, theirs = found[resident], expected[resident]
+            np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-5)
+            np.testing.assert_allclose(ours["kernel"], theirs["kernel"], rtol=1e-4, atol=1e-6)
+            assert ours["tested"] == theirs["tested"]
