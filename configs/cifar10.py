@@ -15,10 +15,10 @@ Measured: not measured.
 from ml_collections import ConfigDict
 
 from xent_jax.errors import UserError
-from xent_jax.training import default_config
+from xent_jax.training import Config, default_config
 
 
-def get_config(model: str = "cnn8") -> ConfigDict:
+def get_config(model: str = "cnn8") -> Config:
     config = default_config()
     config.dataset.name = "cifar10"
     config.dataset.shift = 4

@@ -9,10 +9,10 @@ arXiv:1805.07836) is compared with softmax cross-entropy, all else being equal.
 
 from ml_collections import ConfigDict
 
-from xent_jax.training import default_config
+from xent_jax.training import Config, default_config
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     config = default_config()
     config.dataset.name = "digits"
     config.corruption = ConfigDict({"name": "symmetric", "rate": 0.4})

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -31,7 +31,8 @@ def config_file() -> str | None:
     """Returns the path given as --config, without what follows a colon; None if there is none."""
     if "config" not in flags.FLAGS or not flags.FLAGS["config"].present:
         return None
-    return flags.FLAGS["config"].config_filename.partition(":")[0]
+    flag: Any = flags.FLAGS["config"]
+    return flag.config_filename.partition(":")[0]
 
 
 def run(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:

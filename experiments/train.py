@@ -25,7 +25,7 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes train t
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 
 
-def configs_of(config: ConfigDict) -> dict[str, ConfigDict]:
+def configs_of(config: training.Config) -> dict[str, training.Config]:
     """Returns the config of each run by its folder: one, or the baseline's and the loss's."""
     if config.baseline.name == "none":
         return {".": config}
@@ -38,12 +38,13 @@ def configs_of(config: ConfigDict) -> dict[str, ConfigDict]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if entry.config_file() is None:
+    path = entry.config_file()
+    if path is None:
         raise UserError("no config is named; try --config=configs/quickstart.py")
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = training.check_config(_CONFIG.value)
-    workdir = Path(_WORKDIR.value or f"runs/{Path(entry.config_file()).stem}")
+    workdir = Path(_WORKDIR.value or f"runs/{Path(path).stem}")
     training.claim_workdir(workdir, config)
     entry.keep_compiled(workdir, _CACHE.value)
     sets = training.load_sets(config, data_dir=_DATA_DIR.value, raw_dir=_RAW_DIR.value)

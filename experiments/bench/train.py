@@ -93,8 +93,8 @@ def _looped(run: Run) -> Epoch:
     def epoch() -> None:
         nonlocal state
         for batch in _shuffled_batches(run):
-            state, metrics = runner.train_batch(state, runner.place_batch(batch))
-        jax.block_until_ready((state, metrics))
+            state, _ = runner.train_batch(state, runner.place_batch(batch))
+        jax.block_until_ready(state)
 
     return epoch
 

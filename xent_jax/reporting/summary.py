@@ -43,8 +43,9 @@ def summarise(workdir: Path) -> str:
             )
         if "reliability" in record["test"]:
             pictures.append(folder / "reliability.png")
+            count, accuracy, confidence = record["test"]["reliability"]
             plots.reliability_diagram(
-                *record["test"]["reliability"], pictures[-1], title=record["run"]
+                count, accuracy, confidence, pictures[-1], title=record["run"]
             )
     lines = [*_table(list(last.values())), ""]
     lines += _paths("records", [folder / "records.jsonl" for folder in runs])

@@ -1,6 +1,6 @@
 """Training: configs, the compiled step, the loop, and checkpoints."""
 
-from xent_jax.training.config import check_config, default_config
+from xent_jax.training.config import Config, check_config, default_config
 from xent_jax.training.loop import Result, train
 from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
@@ -9,6 +9,7 @@ from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "Config",
     "Result",
     "Run",
     "check_config",

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -14,11 +14,17 @@ from xent_jax.errors import UserError, nearest
 CALLS = ("corruption", "model", "loss", "baseline", "optimizer", "schedule")
 
 
-Section = ConfigDict | Mapping[str, Any]
+# What a ConfigDict holds is known at run time only, so that a type checker shall not guess.
+if TYPE_CHECKING:
+    Config = Any
+else:
+    Config = ConfigDict
+
+Section = Config | Mapping[str, Any]
 """A part of a config that names a function and holds its arguments: dict(name=..., ...)."""
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """Returns every key a config may hold; `configs/*.py` start from it and override."""
     config = ConfigDict()
     config.seed = 0  # of the initial parameters, the order of examples, dropout and augmentation
@@ -62,7 +68,7 @@ _AT_LEAST_1 += ("eval_every_epochs", "checkpoint_every_epochs")
 _ONE_OF = {"parallel": ("mesh", "pmap"), "dataset.resident": ("auto", "yes", "no")}
 
 
-def check_config(config: ConfigDict) -> ConfigDict:
+def check_config(config: Config) -> Config:
     """Returns a locked, complete copy in which every key is known, of its type and in its range.
 
     Raises:
@@ -116,7 +122,7 @@ def known_name(section: str, name: str, allowed: Iterable[str]) -> str:
     return name
 
 
-def as_plain(config: ConfigDict) -> dict[str, Any]:
+def as_plain(config: Config) -> dict[str, Any]:
     """Returns the config as nested dicts that JSON can hold and that compare by value."""
 
     def plain(value: Any) -> Any:
@@ -134,7 +140,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return [f"{k}: {b.get(k)} -> {a.get(k)}" for k in keys if a.get(k) != b.get(k)]
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key in config:
         value = config[key]
         if isinstance(value, ConfigDict):
@@ -143,7 +149,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _set(config: ConfigDict, key: str, value: Any) -> None:
+def _set(config: Config, key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         if section not in config:
@@ -152,7 +158,7 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
     config[last] = value
 
 
-def _checked_call(section: str, spec: Any) -> ConfigDict:
+def _checked_call(section: str, spec: Any) -> Config:
     if not isinstance(spec, ConfigDict) or not isinstance(spec.get("name"), str):
         given = as_plain(spec) if isinstance(spec, ConfigDict) else spec
         raise UserError(f"config.{section} must be a dict(name='...', ...), not {given!r}")
@@ -162,7 +168,7 @@ def _checked_call(section: str, spec: Any) -> ConfigDict:
         raise UserError(
             f"config.{section}: {error}; its arguments may be numbers, texts, and tuples of them"
         ) from None
-    return ConfigDict(spec)
+    return ConfigDict(spec.to_dict())
 
 
 def _checked_value(key: str, value: Any, defaults: Mapping[str, Any]) -> Any:

@@ -218,7 +218,7 @@ def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, A
     What is drawn and not followed, the confusion matrix and the reliability, comes last only.
     """
     sums = feed.evaluate(state, "test")
-    test = metrics.compute(sums)
+    test: dict[str, Any] = dict(metrics.compute(sums))
     if step < run.steps:
         test.pop("confusion_matrix")
     else:

@@ -27,7 +27,7 @@ class Runner(NamedTuple):
     single: Callable[[Any], Any]  # drops what the devices hold in common but once
 
 
-def mesh_runner(program: Program, devices: Sequence[jax.Device]) -> Runner:
+def mesh_runner(program: Program, devices: Sequence[Any]) -> Runner:
     """Returns the program under jit: state and data replicated, batches split over `devices`."""
     mesh = Mesh(np.asarray(devices), ("data",))
     replicated = NamedSharding(mesh, P())

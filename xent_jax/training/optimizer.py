@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from xent_jax.errors import UserError
-from xent_jax.training.config import call_arguments, known_name
+from xent_jax.training.config import Config, call_arguments, known_name
 
 OPTIMIZERS = (
     "adabelief",
@@ -37,7 +36,7 @@ OPTIMIZERS = (
 _DECAYS = ("b1", "b2", "decay", "momentum", "rho")
 
 
-def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     """Returns clipping, weight decay and the named optimiser under its schedule, in this order.
 
     Weight decay goes to the optimiser where it takes one (adamw, lamb, lion ...: decoupled), and
@@ -128,7 +127,7 @@ _SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
 SCHEDULES = tuple(_SCHEDULES)
 
 
-def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """Returns the named schedule over the run's steps, after `warmup_epochs` of a linear rise.
 
     Raises:

@@ -16,7 +16,7 @@ from xent_jax.training.step import Program
 from xent_jax.typing import Array
 
 
-def pmap_runner(program: Program, devices: Sequence[jax.Device]) -> Runner:
+def pmap_runner(program: Program, devices: Sequence[Any]) -> Runner:
     """Returns the program under pmap over `devices`; `program.axis_name` names their axis."""
     count, devices = len(devices), list(devices)
     mapped = partial(jax.pmap, axis_name=program.axis_name, devices=devices)

@@ -9,18 +9,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from xent_jax import data, models
 from xent_jax.data import pipeline
 from xent_jax.errors import UserError
-from xent_jax.training.config import as_plain, call_arguments, check_config, differences, known_name
+from xent_jax.training.config import (
+    Config,
+    as_plain,
+    call_arguments,
+    check_config,
+    differences,
+    known_name,
+)
 from xent_jax.training.mesh import Runner, mesh_runner
 from xent_jax.training.objective import make_objective
 from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.pmap import pmap_runner
 from xent_jax.training.step import Program, TrainState, init_state
-from xent_jax.typing import Array, Key
 
 RESIDENT_BYTES = 2**31
 """Data sets up to this size stay on the devices where `dataset.resident` is 'auto'."""
@@ -29,7 +34,7 @@ RESIDENT_BYTES = 2**31
 class Run(NamedTuple):
     """What a run reads, what is compiled for it and the state it starts from."""
 
-    config: ConfigDict
+    config: Config
     sets: dict[str, data.Dataset]  # train, test and, where labels are corrupted, those: wrong
     program: Program
     runner: Runner
@@ -58,7 +63,7 @@ class Run(NamedTuple):
 
 
 def load_sets(
-    config: ConfigDict, *, data_dir: str | None = None, raw_dir: str | None = None
+    config: Config, *, data_dir: str | None = None, raw_dir: str | None = None
 ) -> dict[str, data.Dataset]:
     """Returns the config's data: train, test and, where labels were corrupted, those as wrong.
 
@@ -79,7 +84,7 @@ def load_sets(
     return sets | {"wrong": data.select(train, wrong)} if wrong.any() else sets
 
 
-def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
+def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
     """Returns the run that `config` describes on these data; nothing is trained or written yet.
 
     Raises:
@@ -123,7 +128,7 @@ def prepare(config: ConfigDict, sets: dict[str, data.Dataset]) -> Run:
     return Run(config, sets, program, make_runner(program, devices), state)
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+def claim_workdir(workdir: Path, config: Config) -> None:
     """Makes the folder this config's own, or finds that it already is.
 
     Raises:
@@ -150,7 +155,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def _devices(config: ConfigDict) -> list[jax.Device]:
+def _devices(config: Config) -> list[Any]:
     there = jax.devices()
     count = config.devices or len(there)
     if count > len(there):
@@ -171,7 +176,7 @@ def _devices(config: ConfigDict) -> list[jax.Device]:
     return there[:count]
 
 
-def _corrupted(config: ConfigDict, train: data.Dataset) -> data.Dataset:
+def _corrupted(config: Config, train: data.Dataset) -> data.Dataset:
     spec = config.corruption
     name = known_name("corruption", spec.name, ("none", *data.CORRUPTIONS))
     arguments = call_arguments("corruption", spec, ("rate", "seed"))
@@ -187,7 +192,7 @@ def _context(train: data.Dataset) -> dict[str, Any]:
 
 
 def _create_model(
-    config: ConfigDict, train: data.Dataset, axis_name: str | None, key: Key[Array, ""]
+    config: Config, train: data.Dataset, axis_name: str | None, key: jax.Array
 ) -> nnx.Module:
     arguments = {name: value for name, value in config.model.items() if name != "name"}
     return models.create(
@@ -200,9 +205,7 @@ def _create_model(
     )
 
 
-def _scaling(
-    config: ConfigDict, train: data.Dataset
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _scaling(config: Config, train: data.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     channels = train.images.shape[-1]
     if config.dataset.standardise:
         mean, deviation = pipeline.channel_statistics(train)

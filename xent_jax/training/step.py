@@ -136,7 +136,7 @@ def train_chunk(
         batch = {"image": data["image"][index_B], "label": data["label"][index_B]}
         return train_step(program, state, batch | {"mask": mask_B, "position": position_B})
 
-    return jax.lax.scan(body, state, tuple(map(share, (indices_LxB, mask_LxB, position_LxB))))
+    return jax.lax.scan(body, state, (share(indices_LxB), share(mask_LxB), share(position_LxB)))
 
 
 def evaluate_batch(program: Program, state: TrainState, batch: Batch) -> ClassificationSums:
