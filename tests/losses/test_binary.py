@@ -454,6 +454,15 @@ def test_lovasz_hinge_of_a_large_image():
     np.testing.assert_allclose(ours[0], gradient, rtol=1e-4, atol=1e-12)
 
 
+def test_lovasz_hinge_of_infinite_errors():
+    logits, labels = np.float32([[-INF, INF, 0.0]]), np.array([[1, 0, 1]])
+    value, gradient = loss_and_gradient(xent.lovasz_hinge, logits, labels)
+    np.testing.assert_array_equal(value, [INF])
+    np.testing.assert_allclose(gradient, [[-1 / 2, 1 / 6, -1 / 3]], rtol=1e-6)
+    value, _ = loss_and_gradient(xent.lovasz_hinge, logits[:, :2], labels[:, :2])
+    np.testing.assert_array_equal(value, [INF])  # the second error adds 0 * inf
+
+
 def test_soft_masks_have_no_lovasz_hinge():
     assert np.isnan(xent.lovasz_hinge(np.float32([[1.0, 2.0]]), np.float32([[1.0, 0.5]])))
 

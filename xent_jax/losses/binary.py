@@ -331,7 +331,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     (z, clip), (z_dot, clip_dot) = primals, tangents
     s, log_q, p = _shifted_surprise(z, clip), -_surprise(-z), sigmoid(z)
     kept = jnp.exp(jnp.where(jnp.isinf(s), 0.0, s + log_q))
-    slope = p * kept * z_dot - jnp.exp(jnp.minimum(s, 80.0)) * clip_dot
+    slope = p * kept * z_dot - jnp.exp(jnp.where(s > 80.0, 80.0, s)) * clip_dot
     return s, jnp.where(p > clip, slope, 0.0)
 
 
@@ -782,9 +782,9 @@ def _by_class(array: Array) -> Array:
 def _lovasz_jaccard(errors: Array, truth: Array, where: Array | None) -> Array:
     """Returns the Lovász extension of 1 - Jaccard index at errors (..., elements).
 
-    Masked elements, whose truth must be False, are sorted last, where they change nothing.
+    Masked elements, whose truth must be False, get an error of 0: it comes after all that count.
     """
-    errors = errors if where is None else jnp.where(where, errors, -jnp.inf)
+    errors = masked(errors, where)
     operands = (jnp.asarray(-errors), jnp.asarray(truth, jnp.int32))
     falling, truth = jax.lax.sort(operands, dimension=errors.ndim - 1, num_keys=1)
     positives = jnp.sum(truth, axis=-1, keepdims=True, dtype=jnp.int32)

@@ -424,7 +424,7 @@ def renyi_divergence(
     """
     (p, q), where = _distributions(where, axis, p=p, q=q)
     if isinstance(alpha, float) and alpha == math.inf:
-        ratios = jnp.where(p == 0.0, -jnp.inf, _log_ratio(p, q))
+        ratios = _log_ratio(p, q)
         largest = jnp.argmax(ratios, axis=-1, keepdims=True)
         divergence = jnp.take_along_axis(ratios, largest, axis=-1)[..., 0]
     else:
