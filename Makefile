@@ -33,7 +33,7 @@ docs: $(VENV)/installed
 	$(RUN) -m experiments.catalogue
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

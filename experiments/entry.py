@@ -1,16 +1,19 @@
 """How the command lines start and fail: what is wrong is told in one line, without a traceback."""
 
 import errno
+import inspect
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from xent_jax.errors import Diverged, Interrupted, UserError, nearest
 from xent_jax.training import default_config
@@ -23,7 +26,11 @@ _PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, er
 def define_config() -> flags.FlagHolder:
     """Defines --config=FILE and --config.KEY=VALUE; `check_config` judges keys and types."""
     return config_flags.DEFINE_config_file(
-        "config", None, "The config's file.", lock_config=False, accept_new_attributes=True
+        "config",
+        None,
+        "The config's file; any key: --config.KEY=VALUE",
+        lock_config=False,
+        accept_new_attributes=True,
     )
 
 
@@ -70,33 +77,70 @@ def keep_compiled(workdir: Path, directory: str | None) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
-    except Exception as error:  # ml_collections raises whatever an override or a file ran into.
+        if broken := _broken_config(argv):
+            raise UserError(broken)
+        return flags.FLAGS(argv)
+    except Exception as error:  # ml_collections raises whatever an override ran into.
         _fail(_explained(argv, error), UserError.exit_status)
-    path = Path(config_file() or __file__)
+
+
+def _broken_config(argv: Sequence[str]) -> str | None:
+    """Returns what is wrong with the config's file, if anything is."""
+    given = [flag.removeprefix("--config=") for flag in argv if flag.startswith("--config=")]
+    given += [value for flag, value in pairwise(argv) if flag == "--config"]
+    if not given:
+        return None
+    name, colon, argument = given[-1].partition(":")
+    path = Path(name)
+    if not name:
+        return "no config is named; try --config=configs/quickstart.py"
     if not path.is_file():
-        _fail(f"--config={path}: there is no such file", UserError.exit_status)
-    return rest
+        near = nearest(name, map(str, path.parent.glob("*.py")))
+        return f"--config={name}: there is no such file{near}"
+    try:
+        get_config = runpy.run_path(name).get("get_config")
+        if get_config is None:
+            return f"--config={name}: it has no function get_config()"
+        if colon and not inspect.signature(get_config).parameters:
+            return f"--config={name}: its get_config() takes nothing after a colon"
+        made = get_config(argument) if colon else get_config()
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # Whatever a user's file may raise.
+        return f"--config={name}: {type(error).__name__}: {error}"
+    if not isinstance(made, ConfigDict):
+        return f"--config={name}: get_config() must return a ConfigDict, not {made!r}"
+    return None
 
 
 def _explained(argv: Sequence[str], error: Exception) -> str:
     """Returns what is wrong with the flags, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
     for flag in argv:
         override = re.match(r"--config\.(\w+)([^=]*)", flag)
         if override and override[1] not in default_config():
             near = nearest(override[1], default_config())
             return f"config.{override[1]} is not a key of a config{near}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if section := re.match(
-        r"flag --(config\.\w+)=(.*): Failed to parse .* as a ConfigDict", lines[0]
-    ):
-        return f"{section[1]} is a section; did you mean --{section[1]}.name={section[2]}?"
-    if "Error whilst parsing config file" in lines[0]:
-        return f"the config's file: {lines[-1].removeprefix('xent_jax.errors.UserError: ')}"
-    return lines[0].strip("\"'")
+    first = next(line.strip() for line in [*str(error).splitlines(), repr(error)] if line.strip())
+    refused = re.match(r"flag --([\w.]+)=(.*?): (.*)", first)
+    for symptom, kind in _KINDS.items():
+        if refused and symptom in refused[3]:
+            return f"--{refused[1]}={refused[2]}: it must be {kind}"
+    return first
+
+
+# What absl and ml_collections say of a value that does not parse, and what they mean.
+_KINDS = {
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean": "true or false",
+    "as a ConfigDict": "a section: set its parts, as in --config.loss.name=NAME",
+}
 
 
 def _fail(message: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    kind = "stopped" if status == Interrupted.exit_status else "error"
+    print(f"{kind}: {message}", file=sys.stderr)
     sys.exit(status)

@@ -1,4 +1,9 @@
-"""Trains one config, and its baseline beside it: python -m experiments.train --config=FILE."""
+"""Trains a config, and its baseline beside it.
+
+python -m experiments.train --config=FILE.py [--config.KEY=VALUE ...] [flags below]
+
+xent_jax/training/config.py lists every KEY with its meaning.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +22,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets (default: TFDS's folder).")
 _RAW_DIR = flags.DEFINE_string("raw_dir", None, "The data set's canonical files, if at hand.")
 _CACHE = flags.DEFINE_string(
-    "compilation_cache", None, "Compiled programs (default: .jax_cache beside it; '': none)."
+    "compilation_cache",
+    None,
+    "Compiled programs (default: .jax_cache beside the workdir; '': none).",
 )
 _PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of one epoch to WORKDIR/profile.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of many processes.")
@@ -41,6 +48,9 @@ def main(argv: Sequence[str]) -> None:
     path = entry.config_file()
     if path is None:
         raise UserError("no config is named; try --config=configs/quickstart.py")
+    places = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if None in places and any(place is not None for place in places):
+        raise UserError("--coordinator, --processes and --process go together: give all or none")
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = training.check_config(_CONFIG.value)

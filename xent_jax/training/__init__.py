@@ -1,4 +1,8 @@
-"""Training: configs, the compiled step, the loop, and checkpoints."""
+"""Training: configs, the compiled step, the loop, and checkpoints.
+
+`run.py` makes a config and its data ready (`prepare`), `loop.py` trains it (`train`): `feed.py`
+brings the examples to the functions of `step.py`, which `mesh.py` or `pmap.py` compiled.
+"""
 
 from xent_jax.training.config import Config, check_config, default_config
 from xent_jax.training.loop import Result, train

@@ -68,12 +68,17 @@ _AT_LEAST_1 += ("eval_every_epochs", "checkpoint_every_epochs")
 _ONE_OF = {"parallel": ("mesh", "pmap"), "dataset.resident": ("auto", "yes", "no")}
 
 
+_WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}
+
+
 def check_config(config: Config) -> Config:
     """Returns a locked, complete copy in which every key is known, of its type and in its range.
 
     Raises:
       UserError: names the first key that is not, what it holds and what is allowed.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"a config must be a ConfigDict, such as default_config(), not {config!r}")
     defaults = dict(_leaves(default_config()))
     checked = default_config()
     for key, value in _leaves(config):
@@ -182,10 +187,10 @@ def _checked_value(key: str, value: Any, defaults: Mapping[str, Any]) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"config.{key}={value!r} must be of type {kind.__name__}")
+        raise UserError(f"config.{key}={value!r} must be {_WORDS[kind]}")
     low = 0 if key in _AT_LEAST_0 else 1 if key in _AT_LEAST_1 else -math.inf
     if kind in (int, float) and not low <= value < math.inf:
-        raise UserError(f"config.{key}={value} must be a finite number, at least {low}")
+        raise UserError(f"config.{key}={value} must be {_WORDS[kind]}, at least {low}")
     if key in _ONE_OF and value not in _ONE_OF[key]:
         raise UserError(f"config.{key}={value!r} must be one of {', '.join(_ONE_OF[key])}")
     return value

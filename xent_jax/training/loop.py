@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def train(
     checkpoints = Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints)
     state, tally = _restored(run, checkpoints)
     step = first = int(run.runner.single(state).step)
-    journal = Journal(workdir, step)
+    journal = Journal(workdir, step, progress)
     feed, last = make_feed(run, step), {}
     with StopRequest() as stop, journal, _bar(run, step, progress) as bar:
         for epoch, start, length in _chunks(run, step):
@@ -107,19 +108,26 @@ def train(
     return Result(run.runner.single(state), records.read(journal.path))
 
 
+_SILENCE = 10.0
+"""Seconds without a word where there is no terminal."""
+
+
 class Journal:
     """The run's records and events, written by the first process alone.
 
-    A record says all that its numbers depend on: the run's config and its environment.
+    A record says all that its numbers depend on: the run's config and its environment. Where no
+    terminal shows the progress bar, a line now and then says that the run lives.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, progress: bool):
         self.path = workdir / "records.jsonl"
         self._events = None
         if jax.process_index() == 0:
             records.truncate(self.path, step)
             self._events = EventWriter(workdir / "events", step)
             self._environment = records.describe_environment()
+        self._speaks = progress and not sys.stderr.isatty() and jax.process_index() == 0
+        self._spoke = time.monotonic()
 
     def __enter__(self) -> "Journal":
         return self
@@ -132,6 +140,9 @@ class Journal:
         if self._events:
             records.append(self.path, record | {"environment": self._environment})
             self._events.write(record)
+        if self._speaks and time.monotonic() - self._spoke > _SILENCE:
+            self._spoke = time.monotonic()
+            print(f"epoch {record['epoch']}: {_in_short(record)}", file=sys.stderr)
 
 
 def _restored(run: Run, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
@@ -248,4 +259,4 @@ def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[
 
 def _in_short(record: dict[str, Any]) -> str:
     loss, accuracy = record["train"]["loss"], record["test"]["accuracy"]
-    return f"train loss {loss:.3f}, test accuracy {accuracy:.1%}"
+    return f"loss {loss:.3f}, accuracy {accuracy:.1%}"

@@ -38,7 +38,10 @@ def make_objective(
       UserError: an unknown loss or hyper-parameter, a hyper-parameter out of its range, context
         that is missing, or a loss that integer class labels cannot feed.
     """
-    name = known_name(section, spec["name"], trainable_losses())
+    name = spec["name"]
+    if name in losses.__all__ and name not in trainable_losses():
+        raise UserError(f"config.{section}: {name!r} is no loss of (logits, class labels)")
+    known_name(section, name, trainable_losses())
     parameters = _parameters(name)
     arguments = call_arguments(section, spec, parameters.keys() - _PASSED)
     for key, parameter in parameters.items():

@@ -92,6 +92,9 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
     """
     config = check_config(config)
     devices, train = _devices(config), sets["train"]
+    if config.dataset.shift >= min(train.images.shape[1:3]):
+        size = "x".join(map(str, train.images.shape[1:3]))
+        raise UserError(f"config.dataset.shift={config.dataset.shift} must be below {size} pixels")
     if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
         make_objective("baseline", config.baseline, train.num_classes, _context(train))
     objective = make_objective("loss", config.loss, train.num_classes, _context(train))

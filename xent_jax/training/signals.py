@@ -1,12 +1,12 @@
 """A stop asked for by a signal, honoured where the run can be saved."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
 import jax
 import numpy as np
-from absl import logging
 
 
 class StopRequest:
@@ -41,4 +41,5 @@ class StopRequest:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
-        logging.warning("%s: saving, then stopping", signal.Signals(number).name)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, f"\n{signal.Signals(number).name}: saving, then stopping\n".encode())
