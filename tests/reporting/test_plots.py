@@ -97,6 +97,33 @@ def test_last_values_do_not_overlap_and_lie_within_the_picture(drawn):
     assert legend.get_window_extent(renderer).x1 <= width
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 60])
+@pytest.mark.parametrize("accuracy", [0.0, 0.1, 0.6, 1.0])
+def test_nothing_overlaps_however_few_or_flat_the_points_are(drawn, epochs, accuracy):
+    flat = {"test": {"accuracy": accuracy}, "train": {"loss": 2.3}}
+    flat["wrong_labels"] = {"memorised": accuracy}
+    names = ("softmax_cross_entropy_with_integer_labels", "generalized_cross_entropy")
+    figure = drawn(plots.learning_curve, {name: run(epochs, loss=name, **flat) for name in names})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    (legend,) = figure.legends
+    panels = [ax.get_tightbbox(renderer) for ax in figure.axes]
+    assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(panels))
+    assert all(panel.y1 <= legend.get_window_extent(renderer).y0 for panel in panels)
+    low, high = figure.axes[0].get_ylim()
+    assert low <= min(accuracy, 0.6)
+    assert max(accuracy, 0.6) <= high
+    left, right = figure.axes[0].get_xlim()
+    assert right - left >= 1
+    assert left <= epochs <= right
+
+
+def test_a_long_legend_leaves_the_panels_their_height(drawn):
+    name = "softmax_cross_entropy_with_integer_labels_number_{}".format
+    few = drawn(plots.learning_curve, {name(0): run(2)}).axes[0]
+    many = drawn(plots.learning_curve, {name(i): run(2) for i in range(14)}).axes[0]
+    assert many.get_window_extent().height >= 0.95 * few.get_window_extent().height
+
+
 def test_missing_keys_are_left_out(drawn):
     runs = {
         "empty": [],
@@ -151,5 +178,26 @@ def test_reliability_diagram_tells_the_calibration_error(drawn):
     accuracy, confidence = np.asarray([np.nan, 0.5, 0.8]), np.asarray([np.nan, 0.6, 0.9])
     figure = drawn(plots.reliability_diagram, count, accuracy, confidence, title="a")
     assert "a\nexpected calibration error 10.0%" in texts(figure)
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    np.testing.assert_allclose(heights, [*accuracy, np.nan, 0.1, 0.1])
+
+
+def test_reliability_diagram_tells_over_confidence_from_under_confidence(drawn):
+    count = np.asarray([0, 10, 30])
+    accuracy, confidence = np.asarray([np.nan, 0.5, 0.9]), np.asarray([np.nan, 0.6, 0.8])
+    figure = drawn(plots.reliability_diagram, count, accuracy, confidence)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["accuracy", "over-confident", "under-confident"]
+    bars, over, under = figure.axes[0].containers
+    assert [group.get_label() for group in (bars, over, under)] == labels
+    np.testing.assert_allclose([bar.get_height() for bar in bars], accuracy)
+    np.testing.assert_allclose([bar.get_height() for bar in over], [np.nan, 0.1, 0])
+    np.testing.assert_allclose([bar.get_height() for bar in under], [np.nan, 0, -0.1])
+    np.testing.assert_allclose([bar.get_y() for bar in (*over, *under)], [*accuracy, *accuracy])
+    colours = [group[0].get_facecolor() for group in (bars, over, under)]
+    assert colours == [handle.get_facecolor() for handle in legend.get_patches()]
+    assert len(set(colours)) == 3
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    box = legend.get_window_extent(renderer)
+    assert box.x0 >= 0
+    assert box.x1 <= figure.get_size_inches()[0] * figure.dpi
+    assert all(box.y1 <= ax.get_tightbbox(renderer).y0 for ax in figure.axes)

@@ -24,6 +24,8 @@ Runs = Mapping[str, Sequence[Record]]
 # the lines are dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, PALE = "#404040", "#E4E4E4"
+# Of the gap between a bin's confidence and its accuracy: above the bar, and within the bar.
+OVER_CONFIDENT, UNDER_CONFIDENT = "#F2B58E", COLOURS[5]
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that it looks alike everywhere
@@ -143,6 +145,9 @@ def reliability_diagram(
 ) -> None:
     """Draws whether predictions of confidence 80 % are right in 80 % of cases, and how many are so.
 
+    A bin's accuracy is the height of its blue bar; the part of it above the confidence is paler,
+    and what it lacks to the confidence stands on top of it in orange.
+
     Args:
       count: examples per bin of confidence, the bins being of equal width over [0, 1]; this and
         the next two as `xent_jax.metrics.reliability` returns them.
@@ -160,10 +165,9 @@ def reliability_diagram(
         width = 1 / len(count)
         centres, bar = (np.arange(len(count)) + 0.5) * width, 0.9 * width
         top.bar(centres, accuracy, bar, color=COLOURS[0], label="accuracy")
-        gap = confidence - accuracy
-        top.bar(
-            centres, gap, bar, accuracy, color=COLOURS[1], alpha=0.35, label="gap to the confidence"
-        )
+        over, under = np.maximum(confidence - accuracy, 0), np.minimum(confidence - accuracy, 0)
+        top.bar(centres, over, bar, accuracy, color=OVER_CONFIDENT, label="over-confident")
+        top.bar(centres, under, bar, accuracy, color=UNDER_CONFIDENT, label="under-confident")
         top.axline((0, 0), (1, 1), linestyle="--", color=INK, linewidth=1.2)
         bottom.bar(centres, count / max(count.sum(), 1), bar, color="#909090")
         top.set(ylim=(0, 1))
@@ -171,7 +175,7 @@ def reliability_diagram(
         for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
             axis.set_major_formatter(_PERCENT)
         _write_title(top, title, f"expected calibration error {error:.1%}")
-        top.legend(loc="upper left")
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1, columnspacing=1.2)
         figure.savefig(path)
 
 
@@ -186,20 +190,27 @@ def _points(records: Sequence[Record], panel: _Panel) -> tuple[np.ndarray, np.nd
 def _draw_panel(ax: Axes, panel: _Panel, runs: Runs) -> None:
     for records in runs.values():
         epochs, values = _points(records, panel)
-        # A single point has no line to be seen by.
-        ax.plot(epochs, values, marker="o" if len(epochs) == 1 else "")
+        # A single point has no line to be seen by; one at 0 % or 100 % is not cut in half.
+        ax.plot(epochs, values, marker="o" if len(epochs) == 1 else "", clip_on=False)
     ax.set_title(panel.title)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
-    if panel.percent:
-        ax.yaxis.set_major_formatter(_PERCENT)
-        low, high = ax.get_ylim()
-        ax.set_ylim(0 if panel.from_zero else max(0, low), min(1, high))
+    _set_limits(ax, panel)
     if panel.keys == ("test", "accuracy"):
         _draw_right_labels(ax, _shared(runs, "corruption", "rate"))
     if panel.keys == ("train", "loss") and len(runs) > 1 and not _shared(runs, "loss", "name"):
         ax.set_title("training loss (each its own)")
     _write_last_values(ax, "{:.1%}" if panel.percent else "{:.3g}")
+
+
+def _set_limits(ax: Axes, panel: _Panel) -> None:
+    epochs = np.concatenate([np.asarray(line.get_xdata(), float) for line in ax.lines])
+    if np.ptp(epochs) < 1:  # of a single evaluation, so that its value stands beside it
+        ax.set_xlim(epochs.max() - 1, epochs.max() + 0.04)
+    if panel.percent:
+        ax.yaxis.set_major_formatter(_PERCENT)
+        low, high = ax.get_ylim()
+        ax.set_ylim(0 if panel.from_zero else max(0, low), min(1, high))
 
 
 def _write_last_values(ax: Axes, form: str) -> None:
@@ -240,7 +251,9 @@ def _draw_right_labels(ax: Axes, rate: float | None) -> None:
         return
     style = {"color": "#707070", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}
     ax.axhline(1 - rate, label="_reference", **style)
-    ax.set_ylim(bottom=min(ax.get_ylim()[0], 1 - rate - 0.03))
+    # The layout makes room for the text even where the line lies outside the limits.
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, 1 - rate - 0.03), min(1, max(high, 1 - rate + 0.06)))
     ax.annotate(
         f"right labels in training: {1 - rate:.0%}",
         *((0.99, 1 - rate), (0, 3)),
@@ -256,10 +269,13 @@ def _draw_legend(
     figure: Figure, lines: Sequence[Line2D], names: Sequence[str], title: str | None
 ) -> None:
     names = [_readable(name) for name in names]
+    columns = max(1, min(len(names), 105 // (max(map(len, names)) + 8)))
+    # A row of the legend takes its height from the page, not from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.24 * ((len(names) - 1) // columns))
     figure.legend(
         *(lines[: len(names)], names),
         loc="outside upper left",
-        ncols=max(1, min(len(names), 105 // (max(map(len, names)) + 8))),
+        ncols=columns,
         title=title,
         title_fontproperties={"weight": "bold", "size": 12},
         alignment="left",
