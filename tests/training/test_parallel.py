@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from tests.training import tiny_run
 from xent_jax import metrics
-from xent_jax.errors import Interrupted
-from xent_jax.training import check_config, loop
+from xent_jax.errors import Interrupted, UserError
+from xent_jax.training import check_config, claim_workdir, loop
 from xent_jax.training.feed import make_feed
 from xent_jax.training.run import prepare
 
@@ -98,9 +98,16 @@ def train_both(workdir: Path, interrupted: bool = False) -> dict[str, Any]:
         config = tiny_run.config(**SETTINGS | {"dataset.resident": resident})
         run, folder = prepared._replace(config=check_config(config)), workdir / resident
         if interrupted:
+            outcomes["other seeds"] = disagreement(folder)
             outcomes[f"{resident}, stopped"] = stopped(run, folder)
         outcomes[resident] = train(run, folder)
     return outcomes
+
+
+def disagreement(workdir: Path) -> str:
+    with pytest.raises(UserError) as told:
+        claim_workdir(workdir, tiny_run.config(seed=jax.process_index()))
+    return str(told.value)
 
 
 def stopped(run: Any, workdir: Path) -> str:
@@ -161,6 +168,7 @@ def test_two_processes_agree_with_one(tmp_path: Path, monkeypatch: pytest.Monkey
         out, err = worker.communicate(timeout=240)
         assert worker.returncode == 0, err[-3000:]
         found = json.loads(out.splitlines()[-1])
+        assert "different configs" in found["other seeds"]
         for resident in RESIDENT:
             assert found[f"{resident}, stopped"].startswith("saved at step 6 of 8")
             ours, theirs = found[resident], expected[resident]

@@ -31,7 +31,8 @@ def default_config() -> Config:
     config.epochs = 10
     config.batch_size = 64  # over all devices together
     config.eval_batch_size = 512
-    config.steps_per_call = 0  # steps that one compiled scan takes; 0: a whole epoch
+    # Steps that one compiled scan takes, between which signals are heard; 0: a whole epoch.
+    config.steps_per_call = 0
     config.parallel = "mesh"  # 'mesh': jit over sharded arrays; 'pmap': the older way, one process
     config.devices = 0  # how many to use; 0: all there are
 

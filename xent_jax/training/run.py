@@ -1,5 +1,6 @@
 """A run made ready: from a config to data, a model, an objective and a compiled program."""
 
+import hashlib
 import json
 import os
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from xent_jax import data, models
 from xent_jax.data import pipeline
@@ -38,7 +40,7 @@ class Run(NamedTuple):
     sets: dict[str, data.Dataset]  # train, test and, where labels are corrupted, those: wrong
     program: Program
     runner: Runner
-    initial_state: TrainState
+    initial_state: TrainState  # on the host: the devices hold the one that is trained
 
     @property
     def name(self) -> str:
@@ -128,16 +130,18 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
         axis_name=axis_name,
     )
     make_runner = pmap_runner if config.parallel == "pmap" else mesh_runner
-    return Run(config, sets, program, make_runner(program, devices), state)
+    return Run(config, sets, program, make_runner(program, devices), jax.device_get(state))
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
     """Makes the folder this config's own, or finds that it already is.
 
     Raises:
-      UserError: it holds another config's run, or cannot be written.
+      UserError: it holds another config's run, or cannot be written, or another process was
+        given another config or folder.
     """
     path, ours = workdir / "config.json", as_plain(config)
+    _check_agreement(workdir, ours)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # A folder in which nothing was saved yet belongs to nobody: a first try may have failed.
@@ -155,6 +159,18 @@ def claim_workdir(workdir: Path, config: Config) -> None:
         raise UserError(
             f"--workdir={workdir} holds another config's run ({'; '.join(differing[:3])}{more}); "
             "choose another --workdir, or delete that folder"
+        )
+
+
+def _check_agreement(workdir: Path, config: dict[str, Any]) -> None:
+    """Ends all processes where they differ: they would wait for one another for ever."""
+    if jax.process_count() == 1:
+        return
+    text = json.dumps([str(workdir), config], sort_keys=True)
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    if (multihost_utils.process_allgather(digest) != digest).any():
+        raise UserError(
+            "the processes were given different configs or workdirs; start all with the same flags"
         )
 
 
