@@ -5,11 +5,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from ml_collections import ConfigDict
 
 from tests.training import tiny_run
-from xent_jax import metrics
+from xent_jax import metrics, models
 from xent_jax.data import Dataset, pipeline
+from xent_jax.models.layers import BatchNorm
 from xent_jax.training.run import Run, prepare
+from xent_jax.training.step import _example_keys
 
 TRAIN = tiny_run.dataset(30, wrong=4)
 TEST = tiny_run.dataset(10, wrong=3)
@@ -92,7 +96,7 @@ def test_an_epoch_of_steps_equals_a_computation_by_hand(plain: Run) -> None:
             lambda v, g, x, scale=scale: 0.9 * v + scale * g + 0.1 * x, velocity, gradient, params
         )
         params = jax.tree.map(lambda x, v: x - 0.05 * v, params, velocity)
-        average = jax.tree.map(lambda a, x: 0.5 * a + 0.5 * x, average, params)
+        average = jax.tree.map(lambda a, x: 0.75 * a + 0.25 * x, average, params)
         assert scale < 1
         assert int(state.step) == number + 1
         assert float(step.examples) == (8, 8, 8, 6)[number]
@@ -146,3 +150,54 @@ def test_a_scanned_epoch_equals_its_steps_and_its_parts(random: Run) -> None:
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), whole, other
         )
     assert np.abs(np.subtract(outcome(0, (0, 4))[1], whole[1])).max() > 1e-3
+
+
+def test_padding_stays_out_of_batch_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "create", Normalised)
+    changes = {"dataset.shift": 0, "model": ConfigDict({"name": "mlp"})}
+    run = prepare(tiny_run.config(**changes), {"train": TRAIN, "test": TEST})
+    state, *_, last = run.runner.place_state(run.initial_state), *batches_of(run, epoch=0)
+    state, step = run.runner.train_batch(state, run.runner.place_batch(last))
+    seen = standardised(last["image"][:6])
+    statistics = state.batch_stats["norm"]
+    np.testing.assert_allclose(statistics["mean"], 0.1 * seen.mean(0), rtol=1e-5, atol=1e-7)
+    variance = 0.9 + 0.1 * seen.var(0, ddof=1)
+    np.testing.assert_allclose(statistics["variance"], variance, rtol=1e-5)
+    kernel = run.initial_state.params["logits"]["kernel"].astype(np.float64)
+    logits = (seen - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-5) @ kernel
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(step.loss, -log_p[range(6), last["label"][:6]].mean(), rtol=1e-5)
+
+
+class Normalised(nnx.Module):
+    """Batch normalisation and a linear layer, in the place of a named model."""
+
+    def __init__(self, name: str, *, num_classes: int, rngs: nnx.Rngs, **_: Any):
+        self.norm = BatchNorm(16)
+        self.logits = nnx.Linear(16, num_classes, rngs=rngs)
+
+    def __call__(self, images: Any, train: bool = False, mask: Any = None, keys: Any = None) -> Any:
+        return self.logits(self.norm(images.reshape(len(images), -1), train, mask))
+
+
+def test_what_is_drawn_depends_on_the_step_and_the_place_in_the_batch(random: Run) -> None:
+    batch = batches_of(random, epoch=0)[0]
+
+    def loss(step: int, positions: Any) -> float:
+        state = random.initial_state._replace(step=np.int32(step))
+        placed = random.runner.place_batch(batch | {"position": np.asarray(positions, np.int32)})
+        return float(random.runner.train_batch(random.runner.place_state(state), placed)[1].loss)
+
+    assert loss(0, range(8)) == loss(0, range(8))
+    assert len({loss(0, range(8)), loss(1, range(8)), loss(0, range(8, 16))}) == 3
+    drawn = jax.vmap(_example_keys, (None, 0, None))(jax.random.key(0), np.arange(3), np.arange(8))
+    assert (
+        len(
+            {
+                tuple(data)
+                for keys in drawn
+                for data in jax.random.key_data(keys).reshape(-1, 2).tolist()
+            }
+        )
+        == 48
+    )

@@ -27,7 +27,7 @@ def config(**changes: Any) -> ConfigDict:
     made.batch_size, made.eval_batch_size, made.devices = 8, 4, 1
     made.model = ConfigDict({"name": "mlp", "hidden": (5,), "dropout": 0.3})
     made.optimizer = ConfigDict({"name": "sgd", "learning_rate": 0.05, "momentum": 0.9})
-    made.dataset.shift, made.ema_decay = 1, 0.5
+    made.dataset.shift, made.ema_decay = 1, 0.75
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
         (made[section] if section else made)[name] = value
