@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/mnist_lenet.py
 
-Measured: 99.22 % (seed 0, calibration error 0.17 %), 140 s of training on 2 busy CPU cores.
+Measured: 99.22 % after the last epoch (seed 0, calibration error 0.17 %), 115 s of training on two
+busy CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/mnist_mlp.py
 
-Measured: 98.26 % (seed 0, calibration error 0.95 %), 10 s of training on 2 CPU cores.
+Measured: 98.32 % after the last epoch (seed 0, calibration error 0.83 %), 16 s of training on two
+busy CPU cores.
 """
 
 from ml_collections import ConfigDict

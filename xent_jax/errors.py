@@ -11,7 +11,7 @@ class UserError(ValueError):
 
 
 class Diverged(ArithmeticError):
-    """The loss or its gradient stopped being finite; the last sound checkpoint is kept."""
+    """The loss or the state stopped being finite; the last sound checkpoint is kept."""
 
     exit_status = 3
 

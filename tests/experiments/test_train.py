@@ -141,7 +141,7 @@ def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> N
     status, output = run([*QUICK, *bad, loss, "--config.baseline.name=none"], tmp_path)
     assert status == 3, output
     assert "stopped being finite at step" in output
-    assert "last finite values: loss" in output
+    assert "last finite losses: " in output
     assert "Traceback" not in output
 
 

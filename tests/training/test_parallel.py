@@ -42,7 +42,6 @@ def outcome(model: dict[str, Any], changes: dict[str, Any]) -> dict[str, np.ndar
     return leaves | {
         "loss": steps.loss,
         "examples": steps.examples,
-        "norm": steps.gradient_norm,
         "nll": np.asarray(test["nll"]),
         "confusion": np.asarray(test["confusion_matrix"]),
     }

@@ -101,7 +101,6 @@ def test_an_epoch_of_steps_equals_a_computation_by_hand(plain: Run) -> None:
         assert int(state.step) == number + 1
         assert float(step.examples) == (8, 8, 8, 6)[number]
         np.testing.assert_allclose(step.loss, loss, rtol=1e-5)
-        np.testing.assert_allclose(step.gradient_norm, norm, rtol=1e-5)
         for ours, theirs in ((state.params, params), (state.ema_params, average)):
             assert jax.tree.structure(ours) == jax.tree.structure(theirs)
             jax.tree.map(

@@ -2,8 +2,8 @@
 
 XLA brings the two convolutions of a convolution's gradient into the form that its CPU kernels
 know (batch, space, channels) at the top of a program only. Inside a loop, such as a scan over
-training steps, they fall back to scalar code that is 4 to 77 times slower (measured by
-`experiments.bench convolution`). Here they are written in that form.
+training steps, they fall back to scalar code that is 17 to 72 times slower in
+`experiments.bench convolution`. Here they are written in that form.
 """
 
 from functools import partial

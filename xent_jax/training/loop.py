@@ -67,7 +67,7 @@ def train(
 
     Raises:
       UserError: the folder holds another config's run or cannot be written.
-      Diverged: the loss or its gradient stopped being finite; the last checkpoint stays.
+      Diverged: the loss or the state stopped being finite; the last checkpoint stays.
       Interrupted: SIGTERM or SIGINT; the run was saved first.
     """
     config, workdir = run.config, Path(workdir)
@@ -76,7 +76,7 @@ def train(
     state, tally = _restored(run, checkpoints)
     step = first = int(run.runner.single(state).step)
     journal = Journal(workdir, step, progress)
-    feed, last = make_feed(run, step), {}
+    feed, last = make_feed(run, step), []
     with StopRequest() as stop, journal, _bar(run, step, progress) as bar:
         for epoch, start, length in _chunks(run, step):
             traced = profile and epoch == _profiled_epoch(run, first)
@@ -190,35 +190,33 @@ def _bar(run: Run, step: int, progress: bool) -> tqdm:
 
 
 def _check_finite(
-    steps: StepMetrics, first_step: int, last: dict[str, float], checkpoints: Checkpointer
-) -> dict[str, float]:
-    """Returns the last step's values, or says which step was the first that was not finite."""
-    finite = np.isfinite(steps.loss) & np.isfinite(steps.gradient_norm)
+    steps: StepMetrics, first_step: int, last: list[float], checkpoints: Checkpointer
+) -> list[float]:
+    """Returns the last few losses, or says which step's was the first that was not finite."""
+    finite = np.isfinite(steps.loss)
     bad = len(finite) if finite.all() else int(np.argmin(finite))
     if bad:
-        loss, norm = steps.loss[bad - 1], steps.gradient_norm[bad - 1]
-        last = {"loss": float(loss), "gradient norm": float(norm)}
+        last = [float(loss) for loss in steps.loss[max(0, bad - 3) : bad]]
     if bad == len(finite):
         return last
-    what = "gradient" if np.isfinite(steps.loss[bad]) else "loss"
-    raise _diverged(what, first_step + bad + 1, last, checkpoints)
+    raise _diverged("loss", first_step + bad + 1, last, checkpoints)
 
 
 def _check_state(
-    state: TrainState, step: int, last: dict[str, float], checkpoints: Checkpointer
+    state: TrainState, step: int, last: list[float], checkpoints: Checkpointer
 ) -> None:
-    """Keeps out of the checkpoints what a finite gradient made overflow in its update."""
+    """Keeps out of the checkpoints what overflowed in an update, though the loss was finite."""
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state))):
         raise _diverged("training state", step, last, checkpoints)
 
 
-def _diverged(what: str, step: int, last: dict[str, float], checkpoints: Checkpointer) -> Diverged:
-    values = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none"
+def _diverged(what: str, step: int, last: list[float], checkpoints: Checkpointer) -> Diverged:
+    values = ", ".join(f"{loss:.4g}" for loss in last) or "none"
     saved = checkpoints.steps()
     kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "nothing was saved yet"
     return Diverged(
         f"the {what} stopped being finite at step {step} "
-        f"(last finite values: {values}); {kept}. Try a smaller optimizer.learning_rate, "
+        f"(last finite losses: {values}); {kept}. Try a smaller optimizer.learning_rate, "
         "clip_norm=1.0 or schedule.warmup_epochs=1"
     )
 

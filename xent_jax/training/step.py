@@ -55,11 +55,13 @@ class Program(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step tells: the mean loss of its examples, their number, the gradient's norm."""
+    """What a step tells: the mean loss of its examples, and their number.
+
+    Not the gradient's norm: another pass over it costs a small model a sixth of its speed.
+    """
 
     loss: Array
     examples: Array
-    gradient_norm: Array
 
 
 def init_state(
@@ -106,7 +108,7 @@ def train_step(program: Program, state: TrainState, batch: Batch) -> tuple[Train
     if average is not None:
         average = optax.incremental_update(params, average, 1.0 - program.ema_decay)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-    return state, StepMetrics(loss, examples, optax.tree.norm(gradient))
+    return state, StepMetrics(loss, examples)
 
 
 def train_chunk(
