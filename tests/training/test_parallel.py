@@ -161,10 +161,14 @@ def test_two_processes_agree_with_one(tmp_path: Path, monkeypatch: pytest.Monkey
         )
         for process in range(2)
     ]
-    monkeypatch.setitem(SETTINGS, "devices", 1)
-    expected = train_both(tmp_path / "one")
-    for worker in workers:
-        out, err = worker.communicate(timeout=240)
+    try:
+        monkeypatch.setitem(SETTINGS, "devices", 1)
+        expected = train_both(tmp_path / "one")
+        outputs = [worker.communicate(timeout=180) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()  # Else two that wait for one another outlive a failure here.
+    for worker, (out, err) in zip(workers, outputs, strict=True):
         assert worker.returncode == 0, err[-3000:]
         found = json.loads(out.splitlines()[-1])
         assert "different configs" in found["other seeds"]
