@@ -160,21 +160,34 @@ def test_a_second_sigint_ends_at_once(
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_record_without_its_checkpoint_is_written_again(
-    run: Run, whole: loop.Result, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["record", "save"])
+def test_an_end_between_record_and_checkpoint_loses_and_doubles_nothing(
+    run: Run,
+    whole: loop.Result,
+    moment: str,
+    epoch: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save = Checkpointer.save
+    calls = itertools.count(1)
 
-    def dying_save(self: Checkpointer, step: int, *rest: Any) -> None:
-        if step == epoch * STEPS:
-            raise InterruptedError  # as a kill would end it
-        save(self, step, *rest)
+    def dying(function: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            if next(calls) == epoch:
+                raise BrokenPipeError  # as a kill would end it
+            function(*args)
+
+        return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpointer, "save", dying_save)
-        with pytest.raises(InterruptedError):
+        if moment == "record":
+            patch.setattr(records, "append", dying(records.append))
+        else:
+            patch.setattr(Checkpointer, "save", dying(Checkpointer.save))
+        with pytest.raises(BrokenPipeError):
             train(run, tmp_path)
-    assert len(records.read(tmp_path / "records.jsonl")) == epoch
+    assert len(records.read(tmp_path / "records.jsonl")) == epoch - (moment == "record")
+    assert Checkpointer(tmp_path / "checkpoints").steps() == [4] * (epoch - 1)
     assert_same(train(run, tmp_path), whole)
 
 
