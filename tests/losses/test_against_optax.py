@@ -244,3 +244,11 @@ def test_digits_of_a_small_dice_loss():
     theirs = optax.losses.binary_dice_loss(logits, labels)
     assert abs(theirs[0] / exact - 1) > 0.1
     np.testing.assert_allclose(xent.binary_dice_loss(logits, labels), [exact], rtol=1e-5)
+
+
+def test_squared_error_is_another_loss():
+    logits, targets, labels = draw()
+    assert optax.squared_error(logits, targets).shape == logits.shape
+    assert xent.squared_error(logits, labels).shape == labels.shape
+    with pytest.raises(TypeError):  # so that a swapped import is told
+        xent.squared_error(logits, targets)
