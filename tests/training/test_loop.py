@@ -255,6 +255,7 @@ def test_a_streamed_run_ends_alike_and_goes_on_in_mid_epoch(
         assert ours["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-6)
         assert ours["wrong_labels"] == theirs["wrong_labels"]
         assert ours["test"]["accuracy"] == theirs["test"]["accuracy"]
+        assert ours["test"].get("confusion_matrix") == theirs["test"].get("confusion_matrix")
     with monkeypatch.context() as patch:
         on_call(patch, 3, terminate)
         with pytest.raises(Interrupted):

@@ -1,5 +1,6 @@
 """A step is the textbook's, an epoch is its steps, and evaluation counts everyone once."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from xent_jax import metrics, models
 from xent_jax.data import Dataset, pipeline
 from xent_jax.models.layers import BatchNorm
 from xent_jax.training.run import Run, prepare
-from xent_jax.training.step import _example_keys
+from xent_jax.training.step import _example_keys, train_step
 
 TRAIN = tiny_run.dataset(30, wrong=4)
 TEST = tiny_run.dataset(10, wrong=3)
@@ -200,3 +201,20 @@ def test_what_is_drawn_depends_on_the_step_and_the_place_in_the_batch(random: Ru
         )
         == 48
     )
+
+
+@pytest.mark.parametrize(("shift", "flip"), [(2, True), (0, True), (1, False), (0, False)])
+def test_images_are_augmented_as_the_config_says(
+    random: Run, shift: int, flip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def augment(keys: Any, images: Any, **options: Any) -> Any:
+        asked.append((keys.shape, images.shape, options))
+        return images
+
+    monkeypatch.setattr(pipeline, "augment", augment)
+    program = random.program._replace(shift=shift, flip=flip)
+    jax.eval_shape(partial(train_step, program), random.initial_state, batches_of(random, 0)[0])
+    expected = [((8,), (8, 4, 4, 1), {"shift": shift, "flip": flip})]
+    assert asked == (expected if shift or flip else [])
