@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import xent_jax as xent
-from tests.loss_cases import logits_and_targets, one_hot
+from tests.losses.cases.categorical import logits_and_targets
+from tests.losses.cases.row import one_hot
 
 INF = np.inf
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import xent_jax as xent
-from tests.loss_cases import class_counts, sigmoid
+from tests.losses.cases.row import class_counts, sigmoid
 
 INF = np.inf
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xent_jax as xent
-from tests.loss_cases import logits_and_labels, logits_and_targets, one_hot, softmax
+from tests.losses.cases.categorical import logits_and_targets
+from tests.losses.cases.row import logits_and_labels, one_hot, softmax
 from xent_jax.losses import categorical
 from xent_jax.losses import softmax as cores
 

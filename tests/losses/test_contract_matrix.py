@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import xent_jax as xent
-from tests.loss_cases import CASES, LossCase, logits_and_labels
+from tests.loss_cases import CASES
+from tests.losses.cases.row import LossCase, logits_and_labels
 
 EXAMPLES, CLASSES = 5, 4
 
@@ -38,7 +39,7 @@ def draw(case: LossCase, examples=EXAMPLES, classes=CLASSES, dtype=np.float64, s
 def call(case: LossCase, inputs, values=None, **keywords):
     classes = inputs[0].shape[keywords.get("axis", -1)]
     values = case.values if values is None else values
-    return case.function(*inputs, **values, **case.context(classes), **keywords)
+    return case.pick(case.function(*inputs, **values, **case.context(classes), **keywords))
 
 
 def reference(case: LossCase, inputs, values=None):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import xent_jax as xent
-from tests.loss_cases import renyi_divergence as textbook_renyi
-from tests.loss_cases import softmax, two_distributions
+from tests.losses.cases.information import renyi_divergence as textbook_renyi
+from tests.losses.cases.information import two_distributions
+from tests.losses.cases.row import softmax
 from xent_jax.losses.logarithms import relative_expm1, relative_log1p, times, x_log_y
 
 INF = np.inf

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xent_jax as xent
-from tests.loss_cases import logits_and_labels, one_hot, softmax
+from tests.losses.cases.row import logits_and_labels, one_hot, softmax
 
 LOG_P = np.array([-1e-8, -1e-3, -0.5, -3.0, -80.0])
 LOGITS = np.stack([np.zeros(5), np.log(-np.expm1(LOG_P)) - LOG_P], axis=-1)
