@@ -1,0 +1,185 @@
+"""Sums over all paths through a lattice, in log space, with the share of every edge in the sum.
+
+The number of paths grows exponentially, their sum does not: one pass forwards gives it, a second
+one backwards says how likely each edge is, and that is the derivative. So the rules below are by
+hand: the gradient costs one more pass instead of differentiating the first step by step, and it
+holds probabilities of edges alone. Derivatives of second order differentiate the rule.
+
+A path that cannot be has log weight -inf. Where no path can be, the sum is -inf and the derivative
+is 0. At every step the weights are centred at their largest, and the shares at a step are
+normalised to sum to 1, so that a long sequence loses no digits to a total of many thousand nats.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xent_jax.typing import Array
+
+
+@jax.custom_jvp
+def log_sum(x: Array) -> Array:
+    """Returns log sum_i exp(x_i) over the first axis; -inf where all are -inf."""
+    _, largest = centred(x, axis=0)
+    return largest + jnp.log(jnp.sum(jnp.exp(x - largest[None]), axis=0))
+
+
+@log_sum.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # d log sum_i exp(x_i) = sum_i share_i dx_i, where autodiff divides 0 by 0 if all are -inf.
+    (x,), (x_dot,) = primals, tangents
+    total = log_sum(x)
+    return total, jnp.sum(_exp_of_difference(x, total) * x_dot, axis=0)
+
+
+def shares(x: Array) -> Array:
+    """Returns exp(x) divided by its sum over all entries; 0 where all are -inf."""
+    return _exp_of_difference(x.reshape(-1), log_sum(x.reshape(-1))).reshape(x.shape)
+
+
+def _exp_of_difference(x: Array, total: Array) -> Array:
+    return jnp.exp(x - jnp.where(jnp.isneginf(total), 0.0, total)[None])
+
+
+def centred(x: Array, axis: int | None = None) -> tuple[Array, Array]:
+    """Returns x less its largest entry, and that entry, or 0 where all are -inf."""
+    largest = jax.lax.stop_gradient(jnp.max(x, axis=axis))
+    largest = jnp.where(jnp.isneginf(largest), 0.0, largest)
+    return x - (largest if axis is None else jnp.expand_dims(largest, axis)), largest
+
+
+@jax.custom_jvp
+def band_total(edges: Array, ends: Array) -> Array:
+    """Returns log sum over paths of exp(sum of their edges), where a step moves up a few states.
+
+    Args:
+      edges: (T, J, S), the log weight of arriving in state s from s - j at each step.
+      ends: booleans (S,), the states a path may end in. All start in state 0.
+    """
+    return _band_forward(edges, ends)[0]
+
+
+@band_total.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d total = sum_tjs P(the path takes edge tjs) dedge_tjs
+    (edges, ends), (edges_dot, _) = primals, tangents
+    total, before = _band_forward(edges, ends)
+
+    def step(after: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        edge, before = at
+        onwards = edge + after[None]
+        back = jnp.stack([_shifted(weight, -j) for j, weight in enumerate(onwards)])
+        return centred(log_sum(back))[0], shares(_arriving(before, len(edge)) + onwards)
+
+    last = jnp.where(ends, 0.0, -jnp.inf).astype(edges.dtype)
+    _, likely = jax.lax.scan(step, last, (edges, before), reverse=True)
+    return total, jnp.sum(likely * edges_dot)
+
+
+def _band_forward(edges: Array, ends: Array) -> tuple[Array, Array]:
+    """Returns the total, and the centred log weight (T, S) of each state before each step."""
+
+    def step(before: Array, edge: Array) -> tuple[Array, tuple[Array, Array]]:
+        after, largest = centred(log_sum(_arriving(before, len(edge)) + edge))
+        return after, (before, largest)
+
+    first = jnp.where(jnp.arange(len(ends)) == 0, 0.0, -jnp.inf).astype(edges.dtype)
+    last, (before, largest) = jax.lax.scan(step, first, edges)
+    return log_sum(jnp.where(ends, last, -jnp.inf)) + jnp.sum(largest), before
+
+
+def _arriving(states: Array, jumps: int) -> Array:
+    """Returns (J, S): what comes to each state from the one j below it."""
+    return jnp.stack([_shifted(states, jump) for jump in range(jumps)])
+
+
+def _shifted(states: Array, jump: int) -> Array:
+    """Returns the states moved up by `jump`; -inf comes in from outside."""
+    size, nothing = len(states), jnp.full(abs(jump), -jnp.inf, states.dtype)
+    if jump >= 0:
+        return jnp.concatenate([nothing, states])[:size]
+    return jnp.concatenate([states, nothing])[-size:]
+
+
+@jax.custom_jvp
+def chain_total(emissions: Array, transitions: Array, where: Array) -> Array:
+    """Returns log sum over state sequences of exp(sum of their emissions and transitions).
+
+    Args:
+      emissions: (T, K), the log weight of each state at each position.
+      transitions: (K, K), the log weight of state j after state i.
+      where: booleans (T,), the positions that count; they come first.
+    """
+    return _chain_forward(emissions, transitions, where)[0]
+
+
+@chain_total.defjvp
+def _(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    # d total = sum_tk P(state k at t) demission_tk + sum_ij E[steps from i to j] dtransition_ij
+    emissions_dot, transitions_dot, _ = tangents
+    total, likely, steps = chain_posterior(*primals)
+    return total, jnp.sum(likely * emissions_dot) + jnp.sum(steps * transitions_dot)
+
+
+def chain_posterior(
+    emissions: Array, transitions: Array, where: Array
+) -> tuple[Array, Array, Array]:
+    """Returns the total, P(state k at t) as (T, K), and E[steps from i to j] as (K, K)."""
+    total, before = _chain_forward(emissions, transitions, where)
+
+    def step(carry: tuple[Array, Array], at: tuple[Array, ...]) -> tuple[Any, Array]:
+        after, steps = carry
+        before, emission, counts, is_first = at
+        onwards = _links(transitions, is_first) + (emission + after)[None]
+        likely = jnp.where(counts, shares(before[:, None] + onwards), 0.0)
+        back = jnp.where(counts, centred(log_sum(onwards.T))[0], after)
+        steps = steps + jnp.where(is_first, 0.0, likely)
+        return (back, steps), jnp.sum(likely, axis=0)
+
+    last = jnp.zeros(len(transitions), emissions.dtype), jnp.zeros_like(transitions)
+    along = before, emissions, where, jnp.arange(len(emissions)) == 0
+    (_, steps), likely = jax.lax.scan(step, last, along, reverse=True)
+    return total, likely, steps
+
+
+def _chain_forward(emissions: Array, transitions: Array, where: Array) -> tuple[Array, Array]:
+    """Returns the total, and the centred log weight (T, K) of each state before each position."""
+
+    def step(before: Array, at: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        emission, counts, is_first = at
+        arriving = log_sum(before[:, None] + _links(transitions, is_first))
+        after, largest = centred(arriving + emission)
+        after, largest = jnp.where(counts, after, before), jnp.where(counts, largest, 0.0)
+        return after, (before, largest)
+
+    # One state stands for the beginning, from where the first position is reached at no weight.
+    first = jnp.where(jnp.arange(len(transitions)) == 0, 0.0, -jnp.inf).astype(emissions.dtype)
+    along = emissions, where, jnp.arange(len(emissions)) == 0
+    last, (before, largest) = jax.lax.scan(step, first, along)
+    return log_sum(last) + jnp.sum(largest), before
+
+
+def _links(transitions: Array, is_first: Array) -> Array:
+    return jnp.where(is_first, 0.0, transitions)
+
+
+def chain_best(emissions: Array, transitions: Array, where: Array) -> Array:
+    """Returns the state sequence (T,) of the largest weight, by Viterbi's algorithm."""
+
+    def forwards(before: Array, at: tuple[Array, ...]) -> tuple[Array, Array]:
+        emission, counts, is_first = at
+        arriving = before[:, None] + _links(transitions, is_first)
+        after, _ = centred(jnp.max(arriving, axis=0) + emission)
+        origin = jnp.where(counts, jnp.argmax(arriving, axis=0), jnp.arange(len(before)))
+        return jnp.where(counts, after, before), origin
+
+    def backwards(state: Array, origin: Array) -> tuple[Array, Array]:
+        return origin[state], state
+
+    first = jnp.where(jnp.arange(len(transitions)) == 0, 0.0, -jnp.inf).astype(emissions.dtype)
+    along = emissions, where, jnp.arange(len(emissions)) == 0
+    last, origins = jax.lax.scan(forwards, first, along)
+    return jax.lax.scan(backwards, jnp.argmax(last), origins, reverse=True)[1]
