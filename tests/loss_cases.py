@@ -1,12 +1,17 @@
 """One row per public loss: what the matrix of `losses/test_contract_matrix.py` must know of it."""
 
 from tests.losses.cases import (
+    alignment,
     binary,
     categorical,
     contrastive,
+    few_shot,
     information,
+    label_correction,
+    large_vocabulary,
     metric,
     noisy_labels,
+    sequence,
 )
 
 ROOMS = (
@@ -15,6 +20,11 @@ ROOMS = (
     information,
     binary,
     metric,
+    few_shot,
+    label_correction,
     contrastive,
+    alignment,
+    large_vocabulary,
+    sequence,
 )
 CASES = [case for room in ROOMS for case in room.CASES]

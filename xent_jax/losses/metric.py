@@ -583,11 +583,11 @@ def proxy_nca(
     examples, scale = _prepare(cosines, labels, scale, where, axis)
     z = _scaled(examples.logits, 2.0 * scale)
     chosen = is_label(z, examples.labels)
+    right = jnp.sum(jnp.where(chosen, z, 0.0), axis=-1)
     others = jnp.where(chosen, -jnp.inf, z)
-    alone = jnp.all(jnp.isneginf(others) & ~jnp.isneginf(z) | chosen, axis=-1)
-    normalizer = log_normalizer(jnp.where(alone[..., None], 0.0, others))
-    loss = normalizer - jnp.sum(jnp.where(chosen, z, 0.0), axis=-1)
-    return examples.finish(jnp.where(alone, 0.0, loss))
+    alone = jnp.all(jnp.isneginf(others), axis=-1)
+    loss = log_normalizer(jnp.where(alone[..., None], 0.0, others)) - right
+    return examples.finish(jnp.where(alone, 0.0 * right, loss))  # NaN if no class can occur
 
 
 def proxy_anchor(
