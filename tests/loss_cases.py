@@ -1,17 +1,21 @@
 """One row per public loss: what the matrix of `losses/test_contract_matrix.py` must know of it."""
 
 from tests.losses.cases import (
+    adversarial,
     alignment,
     binary,
     categorical,
     contrastive,
     few_shot,
+    imbalance,
     information,
     label_correction,
     large_vocabulary,
     metric,
     noisy_labels,
+    policy,
     sequence,
+    transfer,
 )
 
 ROOMS = (
@@ -19,6 +23,7 @@ ROOMS = (
     noisy_labels,
     information,
     binary,
+    imbalance,
     metric,
     few_shot,
     label_correction,
@@ -26,5 +31,8 @@ ROOMS = (
     alignment,
     large_vocabulary,
     sequence,
+    adversarial,
+    policy,
+    transfer,
 )
 CASES = [case for room in ROOMS for case in room.CASES]
