@@ -6,6 +6,7 @@ from tests.losses.cases import (
     binary,
     categorical,
     contrastive,
+    fenchel_young,
     few_shot,
     imbalance,
     information,
@@ -34,5 +35,6 @@ ROOMS = (
     adversarial,
     policy,
     transfer,
+    fenchel_young,
 )
 CASES = [case for room in ROOMS for case in room.CASES]

@@ -43,7 +43,7 @@ def sampled_softmax(
         `jax.random.categorical(key, log_probabilities, shape=(N,))`. A sample that is the label is
         left out.
       log_expected_counts: log Q, of shape (K,): log(N q_k) for N independent draws of probability
-        q_k. No gradient flows into it.
+        q_k.
       biases: b, of shape (K,); 0 by default.
       where: True for the examples that count, of shape (B,); the others give loss 0 and gradient 0
         whatever they hold.
@@ -108,7 +108,7 @@ def noise_contrastive_estimation(
       sampled: S, the noise, integers in [0, K), of shape (N,) for the whole batch or (B, N). A
         sample that happens to be the label stays noise, as the derivation asks.
       log_expected_counts: log Q, of shape (K,): log(N q_k) for N independent draws of probability
-        q_k. No gradient flows into it.
+        q_k.
       biases: b, of shape (K,); 0 by default. Begin with -log K, so that the scores start as
         log-probabilities.
       where: True for the examples that count, of shape (B,); the others give loss 0 and gradient 0
@@ -166,10 +166,10 @@ def _candidates(
         raise ValueError(
             f"sampled must have shape (N,) or ({len(features)}, N), got {sampled.shape}"
         )
-    shift = -jax.lax.stop_gradient(_per_class("log_expected_counts", log_expected_counts, weights))
+    weights = weights.astype(features.dtype)
+    shift = -_per_class("log_expected_counts", log_expected_counts, weights)
     if biases is not None:
         shift = shift + _per_class("biases", biases, weights)
-    weights, shift = weights.astype(features.dtype), shift.astype(features.dtype)
     inside = (sampled >= 0) & (sampled < len(weights))
     drawn = masked(sampled, inside)
     true = jnp.sum(features * weights[examples.labels], axis=-1) + shift[examples.labels]
@@ -193,7 +193,7 @@ def _per_class(name: str, array: Array, weights: Array) -> Array:
     array = floating(name, array)
     if array.shape != weights.shape[:1]:
         raise ValueError(f"{name} must have shape {weights.shape[:1]}, got {array.shape}")
-    return array
+    return array.astype(weights.dtype)
 
 
 def _class_indices(name: str, indices: Array) -> Array:
@@ -360,10 +360,9 @@ def _two_levels(
 
 
 def _head_logits(features: Array, head: Array, bias: Array | None) -> Array:
-    logits = features @ head.astype(features.dtype).T
-    if bias is None:
-        return logits
-    return logits + _per_class("head_bias", bias, head).astype(logits.dtype)[None]
+    head = head.astype(features.dtype)
+    logits = features @ head.T
+    return logits if bias is None else logits + _per_class("head_bias", bias, head)[None]
 
 
 def _tail_logits(features: Array, tail: tuple[Array, Array]) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from xent_jax.losses.categorical import softmax_cross_entropy_with_integer_labels
-from xent_jax.losses.contract import example_mask, floating, masked, prepare, scalar
+from xent_jax.losses.contract import Examples, example_mask, floating, masked, prepare, scalar
 from xent_jax.losses.lattices import chain_best, chain_posterior, chain_total
 from xent_jax.losses.softmax import (
     is_label,
@@ -88,7 +88,7 @@ def token_cross_entropy(
 def unlikelihood(
     logits: Float[Array, "..."],
     labels: Int[Array, "..."],
-    candidates: Shaped[Array, "..."],
+    candidates: Shaped[Array, "..."] | None = None,
     *,
     alpha: Scalar = 1.0,
     where: Bool[Array, "..."] | None = None,
@@ -103,7 +103,8 @@ def unlikelihood(
       logits: z, floating point, of shape (..., K) for the default axis.
       labels: y, integers in [0, K), of the logits' shape without the class axis.
       candidates: C, 1 (or True) for the classes that should not come and 0 for the others, of the
-        logits' shape. In the paper, the tokens seen so far: see `repetition_candidates`.
+        logits' shape. By default, as in the paper, the earlier labels of the sequence (the labels'
+        last axis) other than y itself.
       alpha: weight of the penalty, at least 0; 1 in the authors' code.
       where: True for the tokens that count, of the labels' shape; the others give loss 0 and
         gradient 0 whatever they hold.
@@ -132,20 +133,12 @@ def unlikelihood(
     Example:
       >>> import jax.numpy as jnp
       >>> import xent_jax as xent
-      >>> logits, labels = jnp.zeros((3, 4)), jnp.array([0, 1, 0])
-      >>> candidates = xent.repetition_candidates(labels, num_classes=4)
-      >>> print(xent.unlikelihood(logits, labels, candidates))
+      >>> print(xent.unlikelihood(jnp.zeros((3, 4)), jnp.array([0, 1, 0])))
       [1.3863 1.674  1.674 ]
     """
-    shape, candidates = jnp.shape(logits), jnp.asarray(candidates)
     examples = prepare(logits, labels, where=where, axis=axis)
-    if candidates.shape != shape:
-        raise ValueError(
-            f"candidates must have the logits' shape {shape}, got {candidates.shape}: "
-            "1 for each class that should not come"
-        )
     alpha = scalar("alpha", alpha, like=examples.logits, at_least=0.0)
-    unwanted = _unlikelihood(examples.logits, jnp.moveaxis(candidates.astype(bool), axis, -1))
+    unwanted = _unlikelihood(examples.logits, _unwanted(candidates, examples, axis))
     log_p = label_log_probability(examples.logits, examples.labels)
     return examples.finish(alpha * unwanted - log_p)
 
@@ -191,50 +184,21 @@ def _any(flags: Array) -> Array:
     return jnp.any(flags, axis=-1)
 
 
-def repetition_candidates(
-    labels: Int[Array, "..."],
-    *,
-    num_classes: int,
-    where: Bool[Array, "..."] | None = None,
-) -> Bool[Array, "..."]:
-    r"""Returns the tokens that stood before each token of a sequence: they should not come again.
-
-    .. math::
-      C_t = \{y_1, \dots, y_{t-1}\} \setminus \{y_t\}
-
-    Args:
-      labels: y, integers in [0, K), of shape (..., T).
-      num_classes: K.
-      where: True for the tokens that count, of shape (..., T); the others are no candidates.
-
-    Returns:
-      Booleans of shape (..., T, K), for `unlikelihood`.
-
-    Raises:
-      TypeError: labels that are not integers.
-      ValueError: labels without an axis of tokens, or a mask of another shape.
-
-    References:
-      Welleck et al., `Neural Text Generation with Unlikelihood Training
-      <https://arxiv.org/abs/1908.04319>`_, 2020, section 5.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import xent_jax as xent
-      >>> print(xent.repetition_candidates(jnp.array([0, 1, 0]), num_classes=3).astype(int))
-      [[0 0 0]
-       [1 0 0]
-       [0 1 0]]
-    """
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integer classes, got {labels.dtype}")
-    if labels.ndim == 0:
-        raise ValueError("labels must have an axis of tokens, got a single label")
-    classes = jnp.arange(num_classes).reshape((1,) * labels.ndim + (-1,)).astype(labels.dtype)
-    here = labels[..., None] == classes
-    counts = example_mask(where, here, "it masks tokens")
-    seen = jnp.cumsum(masked(here, counts), axis=-2, dtype=jnp.int32) > 0
+def _unwanted(candidates: Array | None, examples: Examples, axis: int) -> Array:
+    """Returns which classes should not come, of the logits' shape with the classes last."""
+    shape = examples.logits.shape
+    if candidates is not None:
+        candidates = jnp.moveaxis(jnp.asarray(candidates).astype(bool), axis, -1)
+        if candidates.shape != shape:
+            raise ValueError(
+                f"candidates must have the logits' shape, {shape} with the classes last, got "
+                f"{candidates.shape}: 1 for each class that should not come"
+            )
+        return candidates
+    if len(shape) < 2:
+        raise ValueError("labels must have an axis of tokens, got a single label: pass candidates")
+    here = is_label(examples.logits, examples.labels)
+    seen = jnp.cumsum(masked(here, examples.where), axis=-2, dtype=jnp.int32) > 0
     return seen & ~here
 
 
