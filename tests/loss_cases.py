@@ -16,12 +16,14 @@ from tests.losses.cases import (
     noisy_labels,
     policy,
     sequence,
+    tempered,
     transfer,
 )
 
 ROOMS = (
     categorical,
     noisy_labels,
+    tempered,
     information,
     binary,
     imbalance,

@@ -73,26 +73,28 @@ from xent_jax.losses.few_shot import (
     ridge_regression,
     ridge_regression_logits,
 )
+from xent_jax.losses.gradient_balancing import (
+    equalization,
+    equalization_v2,
+    gradient_harmonising,
+    init_equalization_v2_state,
+    init_gradient_harmonising_state,
+    init_seesaw_state,
+    seesaw,
+    sigmoid_equalization,
+)
 from xent_jax.losses.imbalance import (
     balanced_softmax,
     class_balanced_focal_loss,
     class_balanced_weights,
     class_dependent_temperature,
     deferred_reweighting_weights,
-    equalization,
-    equalization_v2,
-    gradient_harmonising,
     influence_balanced,
-    init_equalization_v2_state,
-    init_gradient_harmonising_state,
-    init_seesaw_state,
     inverse_frequency_weights,
     label_aware_smoothing,
     ldam,
     logit_adjusted,
     logit_adjustment_posthoc,
-    seesaw,
-    sigmoid_equalization,
     tau_normalise,
     vector_scaling,
 )
@@ -175,6 +177,9 @@ from xent_jax.losses.sequence import (
     unlikelihood,
     viterbi_decode,
 )
+from xent_jax.losses.tempered import (
+    bi_tempered_logistic,
+)
 from xent_jax.losses.transfer import (
     augmix,
     consistency,
@@ -205,6 +210,7 @@ __all__ = [
     "balanced_softmax",
     "batch_hard_triplet",
     "batch_semi_hard_triplet",
+    "bi_tempered_logistic",
     "binary_cross_entropy_from_probabilities",
     "binary_dice_loss",
     "brier_score",

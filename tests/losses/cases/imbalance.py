@@ -8,13 +8,19 @@ from tests.losses.cases.row import (
     Parameter,
     class_counts,
     cross_entropy,
-    label_probability,
     one_hot,
     sigmoid,
     softmax,
     with_integer_labels,
 )
-from xent_jax.losses.imbalance import EqualizationV2State, GradientHarmonisingState
+from xent_jax.losses.gradient_balancing import EqualizationV2State, GradientHarmonisingState
+
+
+def surprise(logits, labels):
+    """-log softmax(z)_y, finite where the probability is too small for a number."""
+    with np.errstate(invalid="ignore"):
+        relative = logits - logits.max(-1, keepdims=True)
+    return np.log(np.exp(relative).sum(-1)) - relative[np.arange(len(labels)), labels]
 
 
 def counts_of_classes(rng, examples, classes):
@@ -66,20 +72,21 @@ def ldam(cosines, labels, class_counts, max_margin, scale):
     margins = np.asarray(class_counts, float) ** -0.25
     margins = margins * max_margin / margins.max()
     truth = one_hot(labels, cosines.shape[-1])
-    return cross_entropy(scale * (cosines - margins * truth), labels)
+    return surprise(scale * (cosines - margins * truth), labels)
 
 
 def logit_adjusted(logits, labels, class_prior, tau):
-    p = softmax(logits)
-    ratios = (class_prior / class_prior[labels][:, None]) ** tau
-    p_label = label_probability(logits, labels)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        others = (ratios * p * (1 - one_hot(labels, p.shape[-1]))).sum(-1) / p_label
-    return np.log1p(others)
+    prior = np.float64(class_prior)
+    losses = np.zeros(len(labels))
+    for i, y in enumerate(labels):
+        for k in range(logits.shape[-1]):  # the equation's second form: margins between pairs
+            losses[i] += (prior[k] / prior[y]) ** tau * np.exp(logits[i, k] - logits[i, y])
+    return np.log(losses)
 
 
 def balanced_softmax(logits, labels, class_counts):
-    counted = class_counts * np.exp(logits - logits.max(-1, keepdims=True))
+    p = softmax(logits)
+    counted = class_counts * p
     return -np.log(counted[np.arange(len(labels)), labels] / counted.sum(-1))
 
 
@@ -90,11 +97,11 @@ def logit_adjustment_posthoc(logits, class_prior, tau):
 def vector_scaling(logits, labels, class_counts, gamma, tau):
     factors = (class_counts / class_counts.max()) ** gamma
     offsets = tau * np.log(class_counts / class_counts.sum())
-    return cross_entropy(factors * logits + offsets, labels)
+    return surprise(factors * logits + offsets, labels)
 
 
 def class_dependent_temperature(logits, labels, class_counts, gamma):
-    return cross_entropy(logits / (class_counts.max() / class_counts) ** gamma, labels)
+    return surprise(logits / (class_counts.max() / class_counts) ** gamma, labels)
 
 
 def smoothing_of(shape):
@@ -102,7 +109,8 @@ def smoothing_of(shape):
         least, most = class_counts.min(), class_counts.max()
         possible = np.isfinite(logits)
         losses = []
-        for p, y, here in zip(softmax(logits), labels, possible, strict=True):
+        log_p = [-surprise(logits, np.full(len(labels), k)) for k in range(logits.shape[-1])]
+        for log_p_of, y, here in zip(np.array(log_p).T, labels, possible, strict=True):
             rank = 0.0 if most == least else (class_counts[y] - least) / (most - least)
             smoothing = {
                 "concave": tail_smoothing
@@ -111,11 +119,11 @@ def smoothing_of(shape):
                 "convex": head_smoothing
                 + (head_smoothing - tail_smoothing) * np.sin(1.5 * np.pi + rank * np.pi / 2),
             }[shape]
-            others = [k for k in range(len(p)) if k != y and here[k]]
+            others = [k for k in range(len(log_p_of)) if k != y and here[k]]
             smoothing = smoothing if others else 0.0
-            loss = -(1 - smoothing) * np.log(p[y])
+            loss = -(1 - smoothing) * log_p_of[y]
             for k in others:
-                loss -= smoothing / len(others) * np.log(p[k])
+                loss -= smoothing / len(others) * log_p_of[k]
             losses.append(loss)
         return np.array(losses)
 
@@ -290,7 +298,7 @@ CASES = [
         family="classification",
         reference=class_balanced_focal_loss,
         inputs=scores_and_labels,
-        parameters={"beta": Parameter(0.9, 0.0, 1.0), "gamma": Parameter(2.0, 0.0)},
+        parameters={"beta": Parameter(0.5, 0.0, 1.0), "gamma": Parameter(2.0, 0.0)},
         defaults={"beta": 0.9999, "gamma": 2.0},
         context=class_counts,
         limit=lambda logits, labels: (  # no weights and no focus
