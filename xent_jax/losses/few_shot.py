@@ -20,13 +20,13 @@ from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 
 def prototypical_logits(
-    embeddings: Float[Array, "*queries features"],
-    support_embeddings: Float[Array, "support features"],
-    support_labels: Int[Array, " support"],
+    embeddings: Float[Array, "..."],
+    support_embeddings: Float[Array, "_ _"],
+    support_labels: Int[Array, "_"],
     *,
     num_classes: int,
-    support_where: Bool[Array, " support"] | None = None,
-) -> Float[Array, "*queries classes"]:
+    support_where: Bool[Array, "_"] | None = None,
+) -> Float[Array, "..."]:
     r"""Computes minus the squared distances to the classes' means: prototypical networks' logits.
 
     .. math::
@@ -76,15 +76,15 @@ def prototypical_logits(
 
 
 def prototypical(
-    embeddings: Float[Array, "*queries features"],
-    labels: Int[Array, "*queries"],
-    support_embeddings: Float[Array, "support features"],
-    support_labels: Int[Array, " support"],
+    embeddings: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    support_embeddings: Float[Array, "_ _"],
+    support_labels: Int[Array, "_"],
     *,
     num_classes: int,
-    where: Bool[Array, "*queries"] | None = None,
-    support_where: Bool[Array, " support"] | None = None,
-) -> Float[Array, "*queries"]:
+    where: Bool[Array, "..."] | None = None,
+    support_where: Bool[Array, "_"] | None = None,
+) -> Float[Array, "..."]:
     r"""Computes the loss of prototypical networks: cross-entropy over distances to class means.
 
     The head to start few-shot learning with: nothing to tune, and hard to beat.
@@ -136,14 +136,14 @@ def prototypical(
 
 
 def matching_network_logits(
-    embeddings: Float[Array, "*queries features"],
-    support_embeddings: Float[Array, "support features"],
-    support_labels: Int[Array, " support"],
+    embeddings: Float[Array, "..."],
+    support_embeddings: Float[Array, "_ _"],
+    support_labels: Int[Array, "_"],
     *,
     num_classes: int,
     scale: Scalar = 1.0,
-    support_where: Bool[Array, " support"] | None = None,
-) -> Float[Array, "*queries classes"]:
+    support_where: Bool[Array, "_"] | None = None,
+) -> Float[Array, "..."]:
     r"""Computes the log-probabilities of matching networks: attention over the support's labels.
 
     .. math::
@@ -197,16 +197,16 @@ def matching_network_logits(
 
 
 def matching_network(
-    embeddings: Float[Array, "*queries features"],
-    labels: Int[Array, "*queries"],
-    support_embeddings: Float[Array, "support features"],
-    support_labels: Int[Array, " support"],
+    embeddings: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    support_embeddings: Float[Array, "_ _"],
+    support_labels: Int[Array, "_"],
     *,
     num_classes: int,
     scale: Scalar = 1.0,
-    where: Bool[Array, "*queries"] | None = None,
-    support_where: Bool[Array, " support"] | None = None,
-) -> Float[Array, "*queries"]:
+    where: Bool[Array, "..."] | None = None,
+    support_where: Bool[Array, "_"] | None = None,
+) -> Float[Array, "..."]:
     r"""Computes the loss of matching networks: the attention that misses the label's examples.
 
     A nearest-neighbour classifier made smooth; with one example per class, it is a cosine softmax.
@@ -260,16 +260,16 @@ def matching_network(
 
 
 def ridge_regression_logits(
-    embeddings: Float[Array, "*queries features"],
-    support_embeddings: Float[Array, "support features"],
-    support_labels: Int[Array, " support"],
+    embeddings: Float[Array, "..."],
+    support_embeddings: Float[Array, "_ _"],
+    support_labels: Int[Array, "_"],
     *,
     num_classes: int,
     penalty: Scalar = 50.0,
     scale: Scalar = 1.0,
     bias: Scalar = 0.0,
-    support_where: Bool[Array, " support"] | None = None,
-) -> Float[Array, "*queries classes"]:
+    support_where: Bool[Array, "_"] | None = None,
+) -> Float[Array, "..."]:
     r"""Computes the logits of R2-D2: a linear classifier that least squares fits to the support.
 
     .. math::
@@ -340,18 +340,18 @@ def _solve(matrix: Array, right: Array) -> Array:
 
 
 def ridge_regression(
-    embeddings: Float[Array, "*queries features"],
-    labels: Int[Array, "*queries"],
-    support_embeddings: Float[Array, "support features"],
-    support_labels: Int[Array, " support"],
+    embeddings: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    support_embeddings: Float[Array, "_ _"],
+    support_labels: Int[Array, "_"],
     *,
     num_classes: int,
     penalty: Scalar = 50.0,
     scale: Scalar = 1.0,
     bias: Scalar = 0.0,
-    where: Bool[Array, "*queries"] | None = None,
-    support_where: Bool[Array, " support"] | None = None,
-) -> Float[Array, "*queries"]:
+    where: Bool[Array, "..."] | None = None,
+    support_where: Bool[Array, "_"] | None = None,
+) -> Float[Array, "..."]:
     r"""Computes the loss of R2-D2: cross-entropy of a ridge regression on the support set.
 
     The embedding learns to be what a linear classifier fitted to few examples needs.

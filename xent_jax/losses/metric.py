@@ -657,7 +657,7 @@ def proxy_anchor(
 def _log_one_plus_sum(z: Array, members: Array) -> Array:
     """Returns log(1 + sum_i exp(z_ik)) over the members of column k."""
     z = jnp.where(members, z, -jnp.inf)
-    return log_normalizer(jnp.concatenate([jnp.zeros_like(z[:1]), z]).T)
+    return log_normalizer(jnp.concatenate([jnp.zeros((1, z.shape[1]), z.dtype), z]).T)
 
 
 def soft_triple(
