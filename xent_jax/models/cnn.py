@@ -115,11 +115,19 @@ class CNN(nnx.Module):
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
+        return self.logits(self.features(images, train, mask, keys)).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool = False,
+        mask: Bool[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
         x = jnp.asarray(images)
         for stage in self.stages:
             for layer in stage:
                 x = jax.nn.relu(layer(x, train, mask))
             x = max_pool(x)
         x = self.dense(x.reshape(len(x), -1))
-        x = jax.nn.relu(self.norm(x, train, mask))
-        return self.logits(x).astype(jnp.float32)
+        return jax.nn.relu(self.norm(x, train, mask))

@@ -127,6 +127,41 @@ class ConvNorm(nnx.Module):
         return self.norm(self.conv(x_BxHxWxC), train, mask)
 
 
+class CosineLinear(nnx.Module):
+    """The last layer of margin losses: `scale` times the cosine of features and class weights.
+
+        logits_k = scale * <x, w_k> / (|x| |w_k|)
+
+    It has no bias. A cosine with a zero vector is 0, and so is its gradient. Cosines are float32
+    whatever the dtype of `x`. Weights start uniform in [-1, 1], of which the direction alone
+    counts.
+
+    Args:
+      features: D, the length of the last axis.
+      classes: K.
+      scale: what the cosines are multiplied by, above 0.
+      rngs: where the initial weights come from.
+
+    Reference: Wang et al. 2017, "NormFace", Section 3.
+    """
+
+    def __init__(self, features: int, classes: int, *, scale: float, rngs: nnx.Rngs):
+        weights = jax.random.uniform(rngs.params(), (features, classes), jnp.float32, -1.0, 1.0)
+        self.kernel = nnx.Param(weights)
+        self.scale = scale
+
+    def __call__(self, x: Float[jax.Array, "batch features"]) -> Float[jax.Array, "batch classes"]:
+        x = _unit(x.astype(jnp.float32), axis=1)
+        return self.scale * (x @ _unit(self.kernel[...], axis=0))
+
+
+def _unit(vectors: jax.Array, axis: int) -> jax.Array:
+    squares = jnp.sum(vectors**2, axis=axis, keepdims=True)
+    # A root of 0 has no finite gradient, not even where a select drops it.
+    inverse = jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0))
+    return jnp.where(squares > 0, vectors * inverse, 0.0)
+
+
 def dropout(
     x: Float[jax.Array, "batch *rest"],
     keys: Key[Array, " batch"] | None,

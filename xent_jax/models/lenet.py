@@ -68,9 +68,17 @@ class LeNet(nnx.Module):
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
+        return self.logits(self.features(images, train, mask, keys)).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool = False,
+        mask: Bool[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
         x = avg_pool(jax.nn.relu(self.conv1(jnp.asarray(images))))
         x = avg_pool(jax.nn.relu(self.conv2(x)))
         x = x.reshape(len(x), -1)
         x = jax.nn.relu(self.dense1(x))
-        x = jax.nn.relu(self.dense2(x))
-        return self.logits(x).astype(jnp.float32)
+        return jax.nn.relu(self.dense2(x))

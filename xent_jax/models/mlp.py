@@ -66,8 +66,17 @@ class MLP(nnx.Module):
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
+        return self.logits(self.features(images, train, mask, keys)).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool = False,
+        mask: Bool[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
         x = jnp.asarray(images).reshape(len(images), -1)
         for i, layer in enumerate(self.hidden):
             x = jax.nn.relu(layer(x))
             x = dropout(x, keys, rate=self.dropout, layer=i) if train else x
-        return self.logits(x).astype(jnp.float32)
+        return x

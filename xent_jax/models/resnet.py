@@ -158,10 +158,19 @@ class ResNet(nnx.Module):
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
+        return self.logits(self.features(images, train, mask, keys)).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool = False,
+        mask: Bool[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
         x = jax.nn.relu(self.stem(jnp.asarray(images), train, mask))
         for block in self.blocks:
             x = block(x, train, mask)
-        return self.logits(x.mean((1, 2))).astype(jnp.float32)
+        return x.mean((1, 2))
 
 
 def _thin_resnet(
