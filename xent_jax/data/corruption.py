@@ -40,12 +40,35 @@ def symmetric_all(
     return np.where(chosen, np.floor(uniform * num_classes).astype(labels.dtype), labels)
 
 
+def _symmetric_matrix(num_classes: int) -> Float[np.ndarray, "classes classes"]:
+    return (1.0 - np.eye(num_classes)) / (num_classes - 1)
+
+
+def _symmetric_all_matrix(num_classes: int) -> Float[np.ndarray, "classes classes"]:
+    return np.full((num_classes, num_classes), 1.0 / num_classes)
+
+
 CORRUPTIONS: dict[str, Callable[..., Labels]] = {
     "symmetric": symmetric,
     "symmetric_all": symmetric_all,
 }
 """What `corrupt` knows, by name. Each maps (labels, number of classes, which of them are chosen,
 a uniform number in [0, 1) per example) to new labels."""
+
+
+_CHOSEN_BECOME = {"symmetric": _symmetric_matrix, "symmetric_all": _symmetric_all_matrix}
+
+
+def transition_matrix(
+    name: str, num_classes: int, *, rate: float
+) -> Float[np.ndarray, "classes classes"]:
+    """Returns T of shape (K, K): T[i, j] = P(the label becomes j | it was i) under `corrupt`.
+
+    Raises:
+      UserError: unknown name, or `rate` outside [0, 1].
+    """
+    _check(name, rate)
+    return (1.0 - rate) * np.eye(num_classes) + rate * _CHOSEN_BECOME[name](num_classes)
 
 
 def corrupt(dataset: Dataset, name: str = "symmetric", *, rate: float, seed: int) -> Dataset:
@@ -60,6 +83,15 @@ def corrupt(dataset: Dataset, name: str = "symmetric", *, rate: float, seed: int
     Raises:
       UserError: unknown name, `rate` outside [0, 1] or negative `seed`.
     """
+    _check(name, rate)
+    if not (isinstance(seed, int) and seed >= 0):
+        raise UserError(f"the corruption's seed={seed!r} must be a whole number, at least 0")
+    choice, uniform = _uniform(seed, len(dataset.labels))
+    labels = CORRUPTIONS[name](dataset.labels, dataset.num_classes, choice < rate, uniform)
+    return dataclasses.replace(dataset, labels=labels)
+
+
+def _check(name: str, rate: float) -> None:
     if name not in CORRUPTIONS:
         raise UserError(
             f"unknown corruption {name!r}{nearest(name, CORRUPTIONS)}; "
@@ -67,11 +99,6 @@ def corrupt(dataset: Dataset, name: str = "symmetric", *, rate: float, seed: int
         )
     if not (isinstance(rate, int | float) and 0 <= rate <= 1):
         raise UserError(f"the corruption's rate={rate!r} must be a number from 0 to 1")
-    if not (isinstance(seed, int) and seed >= 0):
-        raise UserError(f"the corruption's seed={seed!r} must be a whole number, at least 0")
-    choice, uniform = _uniform(seed, len(dataset.labels))
-    labels = CORRUPTIONS[name](dataset.labels, dataset.num_classes, choice < rate, uniform)
-    return dataclasses.replace(dataset, labels=labels)
 
 
 def _uniform(seed: int, examples: int) -> Float[np.ndarray, "2 examples"]:

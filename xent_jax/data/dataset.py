@@ -52,3 +52,21 @@ def select(dataset: Dataset, which: slice | Bool[np.ndarray, " examples"]) -> Da
         labels=dataset.labels[which],
         clean_labels=dataset.clean_labels[which],
     )
+
+
+def split(dataset: Dataset, examples: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Returns the data set without some examples drawn at random, and those; order is kept.
+
+    Raises:
+      UserError: none would be left on either side.
+    """
+    if not 0 < examples < len(dataset.labels):
+        raise UserError(
+            f"{dataset.name}: cannot hold out {examples} of {len(dataset.labels)} examples; "
+            f"choose from 1 to {len(dataset.labels) - 1}"
+        )
+    # From raw bits, as `Generator.permutation` may change between versions of NumPy.
+    ranks = np.argsort(np.random.Philox(seed).random_raw(len(dataset.labels)), kind="stable")
+    held = np.zeros(len(dataset.labels), bool)
+    held[ranks[:examples]] = True
+    return select(dataset, ~held), select(dataset, held)

@@ -8,6 +8,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import jax
@@ -29,20 +30,64 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
+SAMPLERS = {"shuffle": None, "square_root": 0.5, "class_balanced": 0.0}
+"""How a config may draw examples, by name: the power of a class's count that its share of the draws
+is proportional to, or None: every example once per epoch."""
+
+
+class ClassSampler(NamedTuple):
+    """Draws a class first, then one of its examples, both with replacement."""
+
+    by_class: Int[np.ndarray, " examples"]  # the examples, sorted by class
+    starts: Int[np.ndarray, " classes"]  # where each class begins in them
+    counts: Int[np.ndarray, " classes"]
+    log_shares: Float[np.ndarray, " classes"]  # of the draws; -inf for a class without examples
+
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " draws"]:
+        class_key, example_key = jax.random.split(key)
+        classes = jax.random.categorical(class_key, jnp.asarray(self.log_shares), shape=shape)
+        within = jax.random.randint(example_key, shape, 0, jnp.asarray(self.counts)[classes])
+        return jnp.asarray(self.by_class)[jnp.asarray(self.starts)[classes] + within]
+
+
+def class_sampler(name: str, labels: Int[np.ndarray, " examples"]) -> ClassSampler | None:
+    """Returns the sampler of a name in `SAMPLERS`; None for the one that shuffles.
+
+    A class of n examples is drawn with probability proportional to n**q: q = 0 shows every class
+    as often, q = 1/2 is the square root between that and the data's own shares.
+
+    Reference: Kang et al. 2020, "Decoupling representation and classifier for long-tailed
+    recognition", equation 1.
+    """
+    power = SAMPLERS[name]
+    if power is None:
+        return None
+    counts = np.bincount(labels).astype(np.int32)
+    with np.errstate(divide="ignore"):
+        log_shares = np.where(counts > 0, power * np.log(np.maximum(counts, 1)), -np.inf)
+    by_class = np.argsort(labels, kind="stable").astype(np.int32)
+    starts = (np.cumsum(counts) - counts).astype(np.int32)
+    return ClassSampler(by_class, starts, counts, log_shares.astype(np.float32))
+
+
 def epoch_indices(
     key: Key[Array, ""],
     epoch: int | Int[Array, ""],
     examples: int,
     batch_size: int,
     shuffle: bool = True,
+    sampler: ClassSampler | None = None,
 ) -> tuple[Int[Array, "steps batch"], Bool[Array, "steps batch"]]:
     """Returns which examples make up each batch of an epoch, and where those are padding.
 
     Every example occurs exactly once, in an order of this epoch's own or, without `shuffle`, in
-    the data set's. Where the last batch runs short it is filled with example 0, masked False.
+    the data set's. A `sampler` draws as many, some of them repeatedly. Where the last batch runs
+    short it is filled with example 0, masked False.
     """
     order = jnp.arange(examples, dtype=jnp.int32)
-    if shuffle:
+    if sampler is not None:
+        order = sampler.draw(jax.random.fold_in(key, epoch), (examples,))
+    elif shuffle:
         order = jax.random.permutation(jax.random.fold_in(key, epoch), order)
     shape = (steps_per_epoch(examples, batch_size), batch_size)
     order = jnp.pad(order, (0, shape[0] * shape[1] - examples))
@@ -58,6 +103,7 @@ def stream(
     start_step: int = 0,
     epochs: int | None = None,
     shuffle: bool = True,
+    sampler: ClassSampler | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -74,6 +120,7 @@ def stream(
       start_step: the first batch, counted from the start of epoch 0.
       epochs: where to end; None: never.
       shuffle: a new order every epoch, or always the data set's.
+      sampler: draws the examples of an epoch instead.
       process_index: which process this is, from 0.
       process_count: how many share each batch.
 
@@ -85,7 +132,7 @@ def stream(
     share = batch_size // process_count
     mine = slice(process_index * share, (process_index + 1) * share)
     steps = steps_per_epoch(len(dataset.labels), batch_size)
-    order = _host_order(key, len(dataset.labels), batch_size, shuffle)
+    order = _host_order(key, len(dataset.labels), batch_size, shuffle, sampler)
 
     def batch(step: int) -> Batch:
         indices, mask = order(step // steps)
@@ -99,14 +146,18 @@ _epoch_indices = jax.jit(epoch_indices, static_argnums=(2, 3, 4))
 
 
 def _host_order(
-    key: Key[Array, ""], examples: int, batch_size: int, shuffle: bool
+    key: Key[Array, ""],
+    examples: int,
+    batch_size: int,
+    shuffle: bool,
+    sampler: ClassSampler | None,
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
     """Returns `epoch_indices` as a function of the epoch, for several threads to call."""
     one_at_a_time = threading.Lock()  # Else each thread that comes to a new epoch would order it.
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return jax.device_get(_epoch_indices(key, epoch, examples, batch_size, shuffle))
+        return jax.device_get(_epoch_indices(key, epoch, examples, batch_size, shuffle, sampler))
 
     def locked_order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
         with one_at_a_time:
