@@ -1,6 +1,7 @@
 """A loss is found by its name and given what it asks for; what cannot be trained is told early."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,18 @@ def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "__all__", names)
 
 
+def shapes(num_classes: int) -> dict[str, jax.ShapeDtypeStruct]:
+    logits = jax.ShapeDtypeStruct((2, num_classes), jnp.float32)
+    labels, where = (jax.ShapeDtypeStruct((2,), dtype) for dtype in (jnp.int32, jnp.bool))
+    return {"logits": logits, "labels": labels, "where": where}
+
+
+def loss_of(spec: dict, constants: dict, *batch: Any) -> np.ndarray:
+    objective = make_objective("loss", spec, shapes(3), constants)
+    feed = dict(zip(("logits", "labels", "where"), batch, strict=True))
+    return jax.jit(objective.loss)(feed)[0]
+
+
 def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     logits[3] = np.nan  # padding may hold anything
@@ -51,24 +64,21 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_hyper_parameters_and_the_mask_reach_the_loss() -> None:
     logits, labels, mask = batch()
     spec = {"name": "generalized_cross_entropy", "q": 0.3}
-    objective = make_objective("loss", spec, 3, {"class_counts": COUNTS})
-    found = jax.jit(objective)(logits, labels, mask)
+    found = loss_of(spec, {"class_counts": COUNTS}, logits, labels, mask)
     p = np.exp(logits[:3]) / np.exp(logits[:3]).sum(1, keepdims=True)
     expected = (1 - p[range(3), labels[:3]] ** 0.3) / 0.3
     np.testing.assert_allclose(found, [*expected, 0.0], rtol=1e-5)
 
 
 def test_context_is_bound_where_it_is_asked_for_and_the_config_goes_first() -> None:
-    logits, labels, mask = jnp.zeros((3, 3)), jnp.arange(3), jnp.array([True, True, False])
+    batch = jnp.zeros((3, 3)), jnp.arange(3), jnp.array([True, True, False])
     context = {"class_counts": COUNTS}
-    bound = make_objective("loss", {"name": "weighted", "power": 2.0}, 3, context)
-    np.testing.assert_allclose(bound(logits, labels, mask), np.log(3.0) * np.array([1, 4, 0]), 1e-6)
-    given = make_objective("loss", {"name": "weighted", "class_counts": (3.0, 1, 1)}, 3, context)
-    np.testing.assert_allclose(given(logits, labels, mask), np.log(3.0) * np.array([3, 1, 0]), 1e-6)
-    filled = make_objective("loss", {"name": "optional"}, 3, context)
-    assert filled(logits, labels, mask)[0] == 8.0
-    alone = make_objective("loss", {"name": "optional"}, 3, {})
-    assert alone(logits, labels, mask)[0] == -1.0
+    bound = loss_of({"name": "weighted", "power": 2.0}, context, *batch)
+    np.testing.assert_allclose(bound, np.log(3.0) * np.array([1, 4, 0]), 1e-6)
+    given = loss_of({"name": "weighted", "class_counts": (3.0, 1, 1)}, context, *batch)
+    np.testing.assert_allclose(given, np.log(3.0) * np.array([3, 1, 0]), 1e-6)
+    assert loss_of({"name": "optional"}, context, *batch)[0] == 8.0
+    assert loss_of({"name": "optional"}, {}, *batch)[0] == -1.0
 
 
 MISTAKES = {
@@ -83,9 +93,12 @@ MISTAKES = {
     "wrong type": ({"name": "generalized_cross_entropy", "q": "0.5"}, "cannot be trained so: "),
     "missing context": (
         {"name": "weighted"},
-        "'weighted' needs 'class_counts': add it to the conf",
+        "'weighted' needs 'class_counts', .* training examples of each class",
     ),
-    "dense targets": ({"name": "softmax_cross_entropy"}, "cannot be trained so: .*integer"),
+    "dense targets": (
+        {"name": "softmax_cross_entropy"},
+        "takes a distribution for each example: .*integer",
+    ),
     "one value per batch": ({"name": "mean"}, "does not give one value per example"),
 }
 
@@ -95,7 +108,7 @@ MISTAKES = {
 def test_each_mistake_is_named(mistake: str, num_classes: int) -> None:
     spec, expected = MISTAKES[mistake]
     with pytest.raises(UserError, match=r"config\.baseline.*" + expected) as told:
-        make_objective("baseline", spec, num_classes, {})
+        make_objective("baseline", spec, shapes(num_classes), {})
     assert "\n" not in str(told.value)
 
 

@@ -64,7 +64,7 @@ def test_noise_has_the_run_s_seed_or_one_of_its_own() -> None:
 
 def test_losses_are_told_how_often_each_given_label_occurs() -> None:
     train = tiny_run.dataset(30, wrong=9)
-    counts = runs._context(train)["class_counts"]
+    counts = runs._constants(tiny_run.config(), train, None)["class_counts"]
     assert counts.tolist() == [np.sum(train.labels == label) for label in range(4)]
     assert counts.tolist() != [np.sum(train.clean_labels == label) for label in range(4)]
 

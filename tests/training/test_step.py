@@ -47,6 +47,7 @@ def batches_of(run: Run, epoch: int) -> list[dict[str, np.ndarray]]:
         {
             "image": TRAIN.images[index],
             "label": TRAIN.labels[index],
+            "index": index,
             "mask": mask,
             "position": np.arange(8, dtype=np.int32),
         }
@@ -176,8 +177,8 @@ class Normalised(nnx.Module):
         self.norm = BatchNorm(16)
         self.logits = nnx.Linear(16, num_classes, rngs=rngs)
 
-    def __call__(self, images: Any, train: bool = False, mask: Any = None, keys: Any = None) -> Any:
-        return self.logits(self.norm(images.reshape(len(images), -1), train, mask))
+    def features(self, images: Any, train: bool, mask: Any, keys: Any) -> Any:
+        return self.norm(images.reshape(len(images), -1), train, mask)
 
 
 def test_what_is_drawn_depends_on_the_step_and_the_place_in_the_batch(random: Run) -> None:
@@ -190,7 +191,7 @@ def test_what_is_drawn_depends_on_the_step_and_the_place_in_the_batch(random: Ru
 
     assert loss(0, range(8)) == loss(0, range(8))
     assert len({loss(0, range(8)), loss(1, range(8)), loss(0, range(8, 16))}) == 3
-    drawn = jax.vmap(_example_keys, (None, 0, None))(jax.random.key(0), np.arange(3), np.arange(8))
+    drawn = jax.vmap(_example_keys, (0, None))(jax.random.split(jax.random.key(0), 3), np.arange(8))
     assert (
         len(
             {

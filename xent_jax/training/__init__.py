@@ -9,9 +9,12 @@ from xent_jax.training.loop import Result, train
 from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
+from xent_jax.training.wrappers import MIXINGS, REWEIGHTINGS
 
 __all__ = [
+    "MIXINGS",
     "OPTIMIZERS",
+    "REWEIGHTINGS",
     "SCHEDULES",
     "Config",
     "Result",

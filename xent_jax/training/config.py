@@ -12,6 +12,7 @@ from xent_jax.errors import UserError, nearest
 # Sections that name a function and hold its keyword arguments. Which arguments they may hold is
 # said by that function's signature, and checked where the function is looked up.
 CALLS = ("corruption", "model", "loss", "baseline", "optimizer", "schedule")
+CALLS += ("sampler", "reweighting", "mixing")
 
 
 # What a ConfigDict holds is known at run time only, so that a type checker shall not guess.
@@ -43,6 +44,7 @@ def default_config() -> Config:
     config.dataset.shift = 0  # random crop after padding by so many pixels
     config.dataset.flip = False  # random horizontal flip
     config.dataset.train_examples = 0  # take only the first so many; 0: all
+    config.dataset.validation_examples = 0  # held out of the training set at random, by the seed
 
     # Sections that name a function and hold its arguments:
     config.corruption = ConfigDict({"name": "none"})  # or one of xent_jax.data.CORRUPTIONS, rate=
@@ -51,6 +53,19 @@ def default_config() -> Config:
     config.baseline = ConfigDict({"name": "none"})  # a loss trained alike and drawn beside it
     config.optimizer = ConfigDict({"name": "adam", "learning_rate": 1e-3})  # optax's name for it
     config.schedule = ConfigDict({"name": "constant"})  # one of xent_jax.training.SCHEDULES
+
+    config.sampler = ConfigDict({"name": "shuffle"})  # or another of xent_jax.data.SAMPLERS
+    config.reweighting = ConfigDict({"name": "none"})  # or one of xent_jax.training.REWEIGHTINGS
+    config.mixing = ConfigDict({"name": "none"})  # or one of xent_jax.training.MIXINGS
+
+    config.teacher = ""  # the folder of a finished run whose logits the loss asks for
+    config.co_teaching = ConfigDict()
+    config.co_teaching.forget_rate = 0.0  # share of large losses two networks spare each other
+    config.co_teaching.ramp_epochs = 10  # until the share is reached
+    config.evaluation = ConfigDict()
+    config.evaluation.logit_adjustment = 0.0  # tau: subtract tau log prior from the logits
+    config.evaluation.tau_normalisation = 0.0  # tau: divide class weights by their norm ** tau
+    config.evaluation.temperature_scaling = False  # at the end, fitted to the validation examples
 
     config.weight_decay = 0.0  # decoupled where the optimiser has its own, else L2 in the gradient
     config.clip_norm = 0.0  # the largest global norm of a gradient; 0: no clipping
@@ -63,9 +78,11 @@ def default_config() -> Config:
 
 
 _AT_LEAST_0 = ("seed", "steps_per_call", "devices", "dataset.shift", "dataset.train_examples")
-_AT_LEAST_0 += ("weight_decay", "clip_norm", "ema_decay")
+_AT_LEAST_0 += ("weight_decay", "clip_norm", "ema_decay", "dataset.validation_examples")
+_AT_LEAST_0 += ("co_teaching.forget_rate", "evaluation.logit_adjustment")
+_AT_LEAST_0 += ("evaluation.tau_normalisation",)
 _AT_LEAST_1 = ("epochs", "batch_size", "eval_batch_size", "keep_checkpoints")
-_AT_LEAST_1 += ("eval_every_epochs", "checkpoint_every_epochs")
+_AT_LEAST_1 += ("eval_every_epochs", "checkpoint_every_epochs", "co_teaching.ramp_epochs")
 _ONE_OF = {"parallel": ("mesh", "pmap"), "dataset.resident": ("auto", "yes", "no")}
 
 
@@ -88,8 +105,17 @@ def check_config(config: Config) -> Config:
     for section in CALLS:
         if section in config:  # Whole: another optimiser must not inherit the default's arguments.
             checked[section] = _checked_call(section, config[section])
-    if checked.ema_decay >= 1.0:
-        raise UserError(f"config.ema_decay={checked.ema_decay} must be below 1")
+    for key, value in (
+        ("ema_decay", checked.ema_decay),
+        ("co_teaching.forget_rate", checked.co_teaching.forget_rate),
+    ):
+        if value >= 1.0:
+            raise UserError(f"config.{key}={value} must be below 1")
+    if checked.evaluation.temperature_scaling and not checked.dataset.validation_examples:
+        raise UserError(
+            "config.evaluation.temperature_scaling needs examples to fit the temperature to: "
+            "set config.dataset.validation_examples"
+        )
     if checked.seed >= 2**32:  # JAX would drop the higher bits.
         raise UserError(f"config.seed={checked.seed} must be below 2**32")
     return checked.lock()

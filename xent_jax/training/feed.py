@@ -1,6 +1,7 @@
 """How a run's examples reach its compiled steps: from the devices' memory, or streamed."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,11 @@ from xent_jax.training.step import StepMetrics, TrainState
 
 
 class Feed(NamedTuple):
-    """Trains for some steps of an epoch, in order, and sums the metrics over a named set."""
+    """Trains for some steps of an epoch, in order; evaluates a named set: sums, or all logits."""
 
     train: Callable[[TrainState, int, int, int], tuple[TrainState, StepMetrics]]
     evaluate: Callable[[TrainState, str], ClassificationSums]
+    logits: Callable[[TrainState, str], np.ndarray]
 
 
 def make_feed(run: Run, step: int) -> Feed:
@@ -36,13 +38,14 @@ def _resident_feed(run: Run) -> Feed:
     def evaluate(state: TrainState, name: str) -> ClassificationSums:
         return runner.single(runner.evaluate(state, placed[name]))
 
-    return Feed(train, evaluate)
+    return Feed(train, evaluate, partial(_logits, run))
 
 
 def _streamed_feed(run: Run, step: int) -> Feed:
     """Batches read ahead on the host while the devices compute; one compiled call per step."""
     runner, config = run.runner, run.config
-    batches = _batches(run, "train", config.batch_size, start_step=step)
+    sampler = run.program.sampler
+    batches = _batches(run, "train", config.batch_size, start_step=step, sampler=sampler)
 
     def train(state: TrainState, epoch: int, start: int, length: int) -> Any:
         del epoch, start  # The stream goes on from where it is.
@@ -58,7 +61,15 @@ def _streamed_feed(run: Run, step: int) -> Feed:
             total += runner.single(runner.evaluate_batch(state, runner.place_batch(batch)))
         return total
 
-    return Feed(train, evaluate)
+    return Feed(train, evaluate, partial(_logits, run))
+
+
+def _logits(run: Run, state: TrainState, name: str) -> np.ndarray:
+    """Returns the logits of a set's examples, in their order."""
+    batches = _batches(run, name, run.config.eval_batch_size, epochs=1, shuffle=False)
+    place, predict = run.runner.place_batch, run.runner.predict_batch
+    logits = [np.asarray(predict(state, place(batch))) for batch in batches]
+    return np.concatenate(logits)[: len(run.sets[name].labels)]
 
 
 def _batches(run: Run, name: str, batch_size: int, **order: Any) -> Iterator[dict[str, Any]]:

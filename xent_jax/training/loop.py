@@ -100,7 +100,7 @@ def train(
             if stopping or (ended and _due(run, epoch, config.checkpoint_every_epochs)):
                 saved = run.runner.single(state)
                 _check_state(saved, step, last, checkpoints)
-                checkpoints.save(step, saved, {"tally": tally._asdict()})
+                checkpoints.save(step, saved, _metadata(run, tally))
             if stopping:
                 break
         if stop.requested():  # Perhaps in the last save, and whoever asked wants no other run.
@@ -153,6 +153,12 @@ def _restored(run: Run, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
         return state, Tally()
     _, state, metadata = restored
     return run.runner.place_state(state), Tally(**metadata["tally"])
+
+
+def _metadata(run: Run, tally: Tally) -> dict[str, Any]:
+    """What a checkpoint says beside the state: where the epoch is, and how images are scaled."""
+    scaling = {"mean": run.program.mean, "deviation": run.program.deviation}
+    return {"tally": tally._asdict(), **scaling}
 
 
 def _chunks(run: Run, step: int) -> Iterator[tuple[int, int, int]]:
@@ -222,9 +228,10 @@ def _diverged(what: str, step: int, last: list[float], checkpoints: Checkpointer
 
 
 def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, Any]:
-    """Returns the metrics of the test set and, where labels are corrupted, of the wrong ones.
+    """Returns the metrics of the test set and, where there are any, of held-out and wrong labels.
 
-    What is drawn and not followed, the confusion matrix and the reliability, comes last only.
+    What is drawn and not followed, the confusion matrix and the reliability, comes last only,
+    and so does the calibrated test.
     """
     sums = feed.evaluate(state, "test")
     test: dict[str, Any] = dict(metrics.compute(sums))
@@ -239,7 +246,29 @@ def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, A
             "memorised": wrong["memorisation"],
             "recovered": wrong["recovery"],
         }
+    if "validation" in run.sets:
+        held_out = metrics.compute(feed.evaluate(state, "validation"))
+        result["validation"] = {key: held_out[key] for key in _HELD_OUT}
+    if step == run.steps and run.config.evaluation.temperature_scaling:
+        result["calibrated"] = _calibrated(run, feed, state)
     return result
+
+
+_HELD_OUT = ("accuracy", "balanced_accuracy", "nll", "expected_calibration_error")
+
+
+def _calibrated(run: Run, feed: Feed, state: TrainState) -> dict[str, Any]:
+    """Returns the temperature that suits the held-out examples, and the test's metrics with it."""
+    labels = run.sets["validation"].labels
+    temperature = float(metrics.fit_temperature(feed.logits(state, "validation"), labels))
+    if not 0 < temperature < np.inf:  # All of them are right, or the logits say nothing.
+        return {"temperature": temperature}
+    logits = feed.logits(state, "test") / np.float32(temperature)
+    found = metrics.compute(metrics.classification_sums(logits, run.sets["test"].labels))
+    return {"temperature": temperature} | {key: found[key] for key in _CALIBRATED}
+
+
+_CALIBRATED = ("nll", "brier", "expected_calibration_error", "maximum_calibration_error")
 
 
 def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from xent_jax.metrics import ClassificationSums
 from xent_jax.training import step
 from xent_jax.training.step import Batch, Data, Program, StepMetrics, TrainState
+from xent_jax.typing import Array
 
 
 class Runner(NamedTuple):
@@ -24,6 +25,7 @@ class Runner(NamedTuple):
     train_batch: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     evaluate: Callable[[TrainState, Data], ClassificationSums]
     evaluate_batch: Callable[[TrainState, Batch], ClassificationSums]
+    predict_batch: Callable[[TrainState, Batch], Array]  # the logits of all devices' examples
     single: Callable[[Any], Any]  # drops what the devices hold in common but once
 
 
@@ -52,6 +54,7 @@ def mesh_runner(program: Program, devices: Sequence[Any]) -> Runner:
         train_batch=compiled(partial(step.train_step, program), donate_argnums=0),
         evaluate=compiled(partial(step.evaluate, program, share)),
         evaluate_batch=compiled(partial(step.evaluate_batch, program)),
+        predict_batch=compiled(partial(step.predict_batch, program)),
         single=lambda tree: tree,
     )
 

@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,70 +11,164 @@ import jax.numpy as jnp
 from xent_jax import losses
 from xent_jax.errors import UserError
 from xent_jax.training.config import Section, call_arguments, known_name
-from xent_jax.typing import Array, Bool, Float, Int
+from xent_jax.typing import Array
 
-# What the step itself passes; everything else a loss takes is a hyper-parameter or context.
-_PASSED = {"logits", "labels", "where", "axis"}
+Feed = Mapping[str, Any]
+"""What one step can give a loss, by the name of the argument that asks for it."""
 
-Objective = Callable[..., Array]
+FEEDS = {
+    "logits": "(B, K)",
+    "cosines": "(B, K), of features and class weights: set config.model.cosine_scale",
+    "labels": "(B,)",
+    "where": "(B,), False where the batch is padded",
+    "features": "(B, D), the last layer's input",
+    "classifier_weights": "(K, D), of the last layer",
+    "teacher_logits": "(B, K), of a trained network: set config.teacher to its run's folder",
+    "indices": "(B,), the examples' places in the training set",
+    "epoch": "whole epochs trained so far",
+    "state": "what a stateful loss keeps from step to step",
+}
+"""What changes from step to step."""
+
+CONSTANTS = {
+    "class_counts": "(K,), training examples of each class",
+    "class_prior": "(K,), their share",
+    "transition_matrix": "(K, K), P(given label j | clean label i): set config.corruption",
+    "noise_rate": "the share of labels that was chosen to be changed: set config.corruption",
+    "num_examples": "of the training set",
+    "num_classes": "K",
+    "axis_name": "the mapped axis that the batch is split over, under pmap",
+}
+"""What is known before the first step."""
+
+
+class Objective(NamedTuple):
+    """A loss and all that does not change, bound.
+
+    Attributes:
+      loss: (feed) -> one loss per example, masked ones being 0, and the new state.
+      state: what a stateful loss starts from; None for the others.
+    """
+
+    loss: Callable[[Feed], tuple[Array, Any]]
+    state: Any
 
 
 def trainable_losses() -> tuple[str, ...]:
-    """Returns the catalogue's losses of (logits, labels), which a config may name."""
-    return tuple(name for name in losses.__all__ if _parameters(name).keys() >= _PASSED)
+    """Returns the catalogue's losses of a network's output and class labels, for a config."""
+    return tuple(name for name in losses.__all__ if _obstacle(name) is None)
 
 
 def make_objective(
-    section: str, spec: Section, num_classes: int, context: Mapping[str, Any]
+    section: str, spec: Section, feed: Feed, constants: Mapping[str, Any]
 ) -> Objective:
-    """Returns `objective(logits_BxK, labels_B, mask_B) -> loss_B`, masked examples being 0.
+    """Returns the loss that a config's section names, with what it asks for.
+
+    An argument is taken from the section, else from `constants`, else from the step's feed,
+    wherever its name occurs first. Losses of independent labels (sigmoid cross-entropy and its
+    kin) are given one-hot labels, and summed over the classes.
 
     Args:
       section: the config's key, for messages.
-      spec: `dict(name='generalized_cross_entropy', q=0.7)`.
-      num_classes: K.
-      context: what a loss may ask for by the name of an argument, such as `class_counts`.
+      spec: `dict(name='generalized_cross_entropy', q=0.7)`, perhaps with `preset='cifar10'`.
+      feed: the shapes of what steps will give; keys of `FEEDS`.
+      constants: keys of `CONSTANTS`.
 
     Raises:
-      UserError: an unknown loss or hyper-parameter, a hyper-parameter out of its range, context
-        that is missing, or a loss that integer class labels cannot feed.
+      UserError: an unknown loss, hyper-parameter or preset, a hyper-parameter out of its range,
+        or something the loss asks for that is not there.
     """
     name = spec["name"]
-    if name in losses.__all__ and name not in trainable_losses():
-        raise UserError(f"config.{section}: {name!r} is no loss of (logits, class labels)")
+    if name in losses.__all__ and (obstacle := _obstacle(name)):
+        raise UserError(f"config.{section}: {name!r} {obstacle}")
     known_name(section, name, trainable_losses())
-    parameters = _parameters(name)
-    arguments = call_arguments(section, spec, parameters.keys() - _PASSED)
+    parameters, stateful = _parameters(name), "state" in _parameters(name)
+    arguments = call_arguments(section, spec, _hyper_parameters(name))
     for key, parameter in parameters.items():
-        if key in context:
-            arguments.setdefault(key, context[key])
-        elif parameter.default is parameter.empty and key not in arguments.keys() | _PASSED:
-            raise UserError(f"config.{section}: {name!r} needs {key!r}: add it to the config")
-    loss = getattr(losses, name)
+        if key in constants:
+            arguments.setdefault(key, constants[key])
+        elif parameter.default is parameter.empty and key not in {*arguments, *feed, "state"}:
+            raise UserError(f"config.{section}: {name!r} needs {key!r}{_advice(key)}")
+    of_state = {key: arguments.pop(key) for key in arguments.keys() - parameters.keys()}
+    asked = [key for key in parameters if key in feed and key not in arguments]
+    elementwise = "axis" not in parameters and "cosines" not in parameters
 
-    def objective(
-        logits: Float[Array, "batch classes"],
-        labels: Int[Array, " batch"],
-        mask: Bool[Array, " batch"],
-    ) -> Array:
-        return loss(logits, labels, where=mask, **arguments)
+    def loss(feed: Feed, **arguments: Any) -> tuple[Array, Any]:
+        arguments |= {key: feed[key] for key in asked}
+        if elementwise:
+            arguments |= _one_hot(feed)
+        if stateful:
+            loss, state = getattr(losses, name)(**arguments, state=feed["state"])
+        else:
+            loss, state = getattr(losses, name)(**arguments), None
+        return (loss.sum(-1) if elementwise and loss.ndim == 2 else loss), state
 
-    _try(section, name, objective, num_classes)
-    return objective
+    try:
+        state = _initial_state(name, constants, of_state) if stateful else None
+        # Outside a mapped axis, which is bound in training only.
+        here = arguments | ({"axis_name": None} if "axis_name" in arguments else {})
+        result, _ = jax.eval_shape(partial(loss, **here), {**feed, "state": state})
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"config.{section}: {name!r} cannot be trained so: {reason}") from None
+    if result.shape != feed["labels"].shape:
+        raise UserError(f"config.{section}: {name!r} does not give one value per example")
+    return Objective(partial(loss, **arguments), state)
+
+
+def _obstacle(name: str) -> str | None:
+    """Returns why no config may name this function of the catalogue, or None if one may."""
+    parameters = _parameters(name)
+    outputs = parameters.keys() & {"logits", "cosines"}
+    room = getattr(losses, name).__module__.rpartition(".")[2]
+    if not outputs or not parameters.keys() >= {"labels", "where"} or room in _OF_SEQUENCES:
+        return "is no loss of a network's output and class labels"
+    if name in _OF_OTHER_LABELS:
+        return _OF_OTHER_LABELS[name]
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in FEEDS | CONSTANTS:
+            return f"needs {key!r}, which no step of this training gives"
+    return None
+
+
+_OF_SEQUENCES = ("alignment", "large_vocabulary", "sequence")
+_OF_OTHER_LABELS = {
+    "lovasz_softmax": "takes images whose every pixel has a label",
+    "proxy_anchor": "gives one value for the whole batch, not one per example",
+    "soft_triple": "takes several cosines for each class",
+    "softmax_cross_entropy": "takes a distribution for each example: class labels go to "
+    "softmax_cross_entropy_with_integer_labels",
+    "zlpr_multilabel": "takes a set of labels for each example",
+}
+
+
+def _hyper_parameters(name: str) -> set[str]:
+    """Returns what a config may set: the loss's arguments that no step gives, and its state's."""
+    asked = _parameters(name).keys()
+    if "state" in asked:
+        asked |= inspect.signature(getattr(losses, f"init_{name}_state")).parameters.keys()
+    return asked - FEEDS.keys() - {"axis"}
+
+
+def _initial_state(name: str, constants: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    init = getattr(losses, f"init_{name}_state")
+    asked = inspect.signature(init).parameters
+    return init(**{key: constants[key] for key in asked if key in constants}, **given)
+
+
+def _one_hot(feed: Feed) -> dict[str, Array]:
+    logits = feed["logits"]
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return {
+        "labels": (classes == feed["labels"][:, None]).astype(logits.dtype),
+        "where": jnp.broadcast_to(feed["where"][:, None], logits.shape),
+    }
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(getattr(losses, name)).parameters)
 
 
-def _try(section: str, name: str, objective: Objective, num_classes: int) -> None:
-    """Traces the objective once, so that a bad hyper-parameter is told before anything starts."""
-    logits = jax.ShapeDtypeStruct((2, num_classes), jnp.float32)
-    labels, mask = (jax.ShapeDtypeStruct((2,), dtype) for dtype in (jnp.int32, jnp.bool))
-    try:
-        result = jax.eval_shape(objective, logits, labels, mask)
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"config.{section}: {name!r} cannot be trained so: {reason}") from None
-    if result.shape != (2,):
-        raise UserError(f"config.{section}: {name!r} does not give one value per example")
+def _advice(key: str) -> str:
+    known = FEEDS | CONSTANTS
+    return f", {known[key]}" if key in known else ": add it to the config"

@@ -36,6 +36,12 @@ def pmap_runner(program: Program, devices: Sequence[Any]) -> Runner:
     def single(tree: Any) -> Any:
         return jax.tree.map(lambda x: x[0], tree)
 
+    predict = mapped(partial(step.predict_batch, program))
+
+    def predict_batch(state: step.TrainState, batch: step.Batch) -> Array:
+        logits = predict(state, batch)
+        return logits.reshape(-1, logits.shape[-1])
+
     train_chunk = mapped(
         partial(step.train_chunk, program, share),
         in_axes=(0, 0, None, None),
@@ -50,5 +56,6 @@ def pmap_runner(program: Program, devices: Sequence[Any]) -> Runner:
         train_batch=mapped(partial(step.train_step, program), donate_argnums=0),
         evaluate=mapped(partial(step.evaluate, program, share)),
         evaluate_batch=mapped(partial(step.evaluate_batch, program)),
+        predict_batch=predict_batch,
         single=single,
     )

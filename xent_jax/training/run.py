@@ -3,18 +3,21 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from xent_jax import data, models
+from xent_jax import data, losses, models
 from xent_jax.data import pipeline
 from xent_jax.errors import UserError
+from xent_jax.training import networks
 from xent_jax.training.config import (
     Config,
     as_plain,
@@ -28,6 +31,9 @@ from xent_jax.training.objective import make_objective
 from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.pmap import pmap_runner
 from xent_jax.training.step import Program, TrainState, init_state
+from xent_jax.training.teacher import load_teacher
+from xent_jax.training.wrappers import make_mixing, make_reweighting
+from xent_jax.typing import Array
 
 RESIDENT_BYTES = 2**31
 """Data sets up to this size stay on the devices where `dataset.resident` is 'auto'."""
@@ -67,7 +73,11 @@ class Run(NamedTuple):
 def load_sets(
     config: Config, *, data_dir: str | None = None, raw_dir: str | None = None
 ) -> dict[str, data.Dataset]:
-    """Returns the config's data: train, test and, where labels were corrupted, those as wrong.
+    """Returns the config's data: train, test and, where there are any, validation and wrong.
+
+    The validation examples are taken from the training set after its labels were corrupted, as
+    nobody who has wrong labels has right ones to choose by. The wrong ones are those whose label
+    in the training set is not the clean one.
 
     Raises:
       UserError: an unknown data set or corruption, or data that is missing or damaged.
@@ -77,13 +87,12 @@ def load_sets(
     train, test = load(split="train"), load(split="test")
     if limit := config.dataset.train_examples:
         train = data.select(train, slice(limit))
-    if config.corruption.name == "none":
-        call_arguments("corruption", config.corruption, ())
-        return {"train": train, "test": test}
     train = _corrupted(config, train)
     sets = {"train": train, "test": test}
-    wrong = train.labels != train.clean_labels
-    return sets | {"wrong": data.select(train, wrong)} if wrong.any() else sets
+    if held_out := config.dataset.validation_examples:
+        sets["train"], sets["validation"] = data.split(train, held_out, config.seed)
+    wrong = sets["train"].labels != sets["train"].clean_labels
+    return sets | {"wrong": data.select(sets["train"], wrong)} if wrong.any() else sets
 
 
 def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
@@ -93,28 +102,35 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
       UserError: bad input of any kind, in one line.
     """
     config = check_config(config)
-    devices, train = _devices(config), sets["train"]
-    if config.dataset.shift >= min(train.images.shape[1:3]):
-        size = "x".join(map(str, train.images.shape[1:3]))
-        raise UserError(f"config.dataset.shift={config.dataset.shift} must be below {size} pixels")
+    devices = _devices(config)
+    program, init = _program(config, sets["train"])
+    make_runner = pmap_runner if config.parallel == "pmap" else mesh_runner
+    return Run(
+        config, sets, program, make_runner(program, devices), jax.device_get(jax.jit(init)())
+    )
+
+
+def _program(config: Config, train: data.Dataset) -> tuple[Program, Callable[[], TrainState]]:
+    """Returns what is compiled for a run, and what makes the state it starts from."""
+    config = check_config(config)
+    _check_together(config, train)
+    axis_name = "data" if config.parallel == "pmap" else None
+    model_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
+    create = partial(_create_model, config, train, axis_name)
+    mean, deviation = _scaling(config, train)
+    teacher, teacher_params = None, None
+    if config.teacher:
+        teacher, teacher_params = load_teacher(config.teacher, train, (mean, deviation), _program)
+    feed = _feed(config, train)
+    constants = _constants(config, train, axis_name)
     if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
-        make_objective("baseline", config.baseline, train.num_classes, _context(train))
-    objective = make_objective("loss", config.loss, train.num_classes, _context(train))
+        make_objective("baseline", config.baseline, feed, constants)
+    objective = make_objective("loss", config.loss, feed, constants)
     steps_per_epoch = pipeline.steps_per_epoch(len(train.labels), config.batch_size)
     optimizer = make_optimizer(config, steps_per_epoch)
-    axis_name = "data" if config.parallel == "pmap" else None
-    known_name("model", config.model.name, models.NAMES)
-    model_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-    create = partial(_create_model, config, train, axis_name, model_key)
-    try:
-        nnx.eval_shape(create)
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
-    graphdef, state = init_state(create, optimizer, ema=config.ema_decay > 0)
-    mean, deviation = _scaling(config, train)
+    tau = config.evaluation
     program = Program(
-        graphdef=graphdef,
+        graphdef=nnx.split(nnx.eval_shape(partial(create, model_key)), ...)[0],
         objective=objective,
         optimizer=optimizer,
         order_key=order_key,
@@ -122,15 +138,38 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
         num_classes=train.num_classes,
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
+        steps_per_epoch=steps_per_epoch,
         mean=mean,
         deviation=deviation,
         shift=config.dataset.shift,
         flip=config.dataset.flip,
         ema_decay=config.ema_decay,
         axis_name=axis_name,
+        sampler=_sampler(config, train),
+        reweighting=make_reweighting(config.reweighting, constants),
+        mixing=make_mixing(config.mixing),
+        teacher=teacher,
+        forget_rate=_forget_rate(config),
+        classify=partial(
+            networks.classify,
+            class_prior=constants["class_prior"],
+            logit_adjustment=tau.logit_adjustment,
+            tau_normalisation=tau.tau_normalisation,
+        ),
     )
-    make_runner = pmap_runner if config.parallel == "pmap" else mesh_runner
-    return Run(config, sets, program, make_runner(program, devices), jax.device_get(state))
+
+    def init() -> TrainState:
+        def one(key: jax.Array) -> TrainState:
+            ema = config.ema_decay > 0
+            return init_state(partial(create, key), optimizer, ema=ema, loss_state=objective.state)
+
+        if program.forget_rate is None:
+            state = one(model_key)
+        else:
+            state = jax.vmap(one)(jax.random.split(model_key))
+        return state._replace(step=jnp.zeros((), jnp.int32), teacher=teacher_params)
+
+    return program, init
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
@@ -198,21 +237,84 @@ def _devices(config: Config) -> list[Any]:
 def _corrupted(config: Config, train: data.Dataset) -> data.Dataset:
     spec = config.corruption
     name = known_name("corruption", spec.name, ("none", *data.CORRUPTIONS))
+    if name == "none":
+        call_arguments("corruption", spec, ())
+        return train
     arguments = call_arguments("corruption", spec, ("rate", "seed"))
     if "rate" not in arguments:
         raise UserError(f"config.corruption: {name!r} needs a rate, from 0 to 1")
     return data.corrupt(train, name, **{"seed": config.seed} | arguments)
 
 
-def _context(train: data.Dataset) -> dict[str, Any]:
-    """What a loss may ask for by the name of an argument."""
-    counts = np.bincount(train.labels, minlength=train.num_classes)
-    return {"class_counts": counts.astype(np.float32)}
+def _check_together(config: Config, train: data.Dataset) -> None:
+    """Tells of settings that are each right and cannot stand together."""
+    if config.dataset.shift >= min(train.images.shape[1:3]):
+        size = "x".join(map(str, train.images.shape[1:3]))
+        raise UserError(f"config.dataset.shift={config.dataset.shift} must be below {size} pixels")
+    if config.mixing.name != "none" and config.parallel == "pmap":
+        raise UserError("config.mixing needs the whole batch: set config.parallel='mesh'")
+    if config.evaluation.tau_normalisation and config.model.get("cosine_scale"):
+        raise UserError(
+            "config.evaluation.tau_normalisation changes nothing where class weights have norm 1: "
+            "set it to 0, or config.model.cosine_scale"
+        )
+
+
+def _constants(config: Config, train: data.Dataset, axis_name: str | None) -> dict[str, Any]:
+    """Returns what is known of `objective.CONSTANTS`."""
+    counts = np.bincount(train.labels, minlength=train.num_classes).astype(np.float32)
+    known = {
+        "class_counts": counts,
+        "class_prior": counts / counts.sum(),
+        "num_examples": len(train.labels),
+        "num_classes": train.num_classes,
+        "axis_name": axis_name,
+    }
+    name, rate = config.corruption.name, config.corruption.get("rate")
+    if name in data.CORRUPTIONS and rate is not None:
+        matrix = data.transition_matrix(name, train.num_classes, rate=rate)
+        known |= {"transition_matrix": matrix.astype(np.float32), "noise_rate": rate}
+    return known
+
+
+def _feed(config: Config, train: data.Dataset) -> dict[str, Any]:
+    """Returns the shapes of what a step can feed a loss, of a batch of two."""
+    known_name("model", config.model.name, models.NAMES)
+    shape = jax.ShapeDtypeStruct
+    images, mask = shape((2, *train.images.shape[1:]), jnp.float32), shape((2,), jnp.bool)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
+
+    def feed(images: jax.Array, mask: jax.Array, keys: jax.Array) -> dict[str, Array]:
+        model = _create_model(config, train, None, jax.random.key(0))  # None: no axis is bound here
+        return networks.feed(model, images, mask, keys)
+
+    try:
+        fed = jax.eval_shape(feed, images, mask, keys)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
+    labels = shape((2,), jnp.int32)
+    fed |= {"labels": labels, "indices": labels, "where": mask, "epoch": shape((), jnp.int32)}
+    return fed | ({"teacher_logits": fed["logits"]} if config.teacher else {})
+
+
+def _sampler(config: Config, train: data.Dataset) -> pipeline.ClassSampler | None:
+    name = known_name("sampler", config.sampler.name, data.SAMPLERS)
+    call_arguments("sampler", config.sampler, ())
+    return pipeline.class_sampler(name, train.labels)
+
+
+def _forget_rate(config: Config) -> Callable[[Array], Array] | None:
+    """Returns (epoch) -> the share of examples that co-teaching leaves out, or None without it."""
+    rate, ramp = config.co_teaching.forget_rate, config.co_teaching.ramp_epochs
+    if rate == 0:
+        return None
+    return lambda epoch: losses.co_teaching_forget_rate(epoch, noise_rate=rate, ramp_epochs=ramp)
 
 
 def _create_model(
     config: Config, train: data.Dataset, axis_name: str | None, key: jax.Array
-) -> nnx.Module:
+) -> Any:
     arguments = {name: value for name, value in config.model.items() if name != "name"}
     return models.create(
         config.model.name,

@@ -8,6 +8,7 @@ Shape suffixes: B examples of a batch, L steps of a chunk, N examples of a data 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from xent_jax import losses
 from xent_jax.data import pipeline
 from xent_jax.metrics import ClassificationSums, classification_sums
+from xent_jax.training import networks
 from xent_jax.training.objective import Objective
+from xent_jax.training.wrappers import Mixing, Reweighting
 from xent_jax.typing import Array, Key
 
 Batch = dict[str, Array]
@@ -26,13 +30,18 @@ Share = Callable[[Array], Array]
 
 
 class TrainState(NamedTuple):
-    """All that changes while a run trains. Random keys are derived from `step`, never stored."""
+    """All that changes while a run trains. Random keys are derived from `step`, never stored.
+
+    In co-teaching every field but `step` and `teacher` holds two networks' on a leading axis.
+    """
 
     step: Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
     ema_params: Any  # None where no average is kept
+    loss_state: Any = None  # of a stateful loss
+    teacher: Any = None  # the teacher's parameters and statistics, which never change
 
 
 class Program(NamedTuple):
@@ -42,16 +51,26 @@ class Program(NamedTuple):
     objective: Objective
     optimizer: optax.GradientTransformation
     order_key: Key[Array, ""]  # of the examples
-    step_key: Key[Array, ""]  # of augmentation and dropout
+    step_key: Key[Array, ""]  # of augmentation, mixing and dropout
     num_classes: int
     batch_size: int
     eval_batch_size: int
+    steps_per_epoch: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     shift: int
     flip: bool
     ema_decay: float
     axis_name: str | None
+    sampler: pipeline.ClassSampler | None = None
+    reweighting: Reweighting | None = None
+    mixing: Mixing | None = None
+    teacher: Callable[[Any, Array], Array] | None = None  # (its state, images) -> logits
+    forget_rate: Callable[[Array], Array] | None = None  # (epoch) -> rate, in co-teaching
+    classify: Callable[[nnx.Module, Array], Array] = networks.classify  # in evaluation
+
+
+_MIXING = 2**32 - 1  # which no place in a batch is folded in as
 
 
 class StepMetrics(NamedTuple):
@@ -65,50 +84,108 @@ class StepMetrics(NamedTuple):
 
 
 def init_state(
-    create_model: Callable[[], nnx.Module], optimizer: optax.GradientTransformation, ema: bool
-) -> tuple[nnx.GraphDef, TrainState]:
-    """Returns the model's structure and the state at step 0, made in one compiled call."""
-    graphdef, *_ = nnx.split(nnx.eval_shape(create_model), nnx.Param, nnx.BatchStat)
-
-    @jax.jit
-    def init() -> TrainState:
-        _, params, batch_stats = nnx.split(create_model(), nnx.Param, nnx.BatchStat)
-        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-        average = jax.tree.map(jnp.copy, params) if ema else None
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average
-        )
-
-    return graphdef, init()
+    create_model: Callable[[], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool,
+    loss_state: Any = None,
+) -> TrainState:
+    """Returns the state at step 0."""
+    _, params, batch_stats = nnx.split(create_model(), nnx.Param, nnx.BatchStat)
+    params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    step, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
+    return TrainState(step, params, batch_stats, opt_state, average, loss_state)
 
 
 def train_step(program: Program, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    """Returns the state after one update by the mean loss over the unmasked examples."""
-    augment_keys_B, dropout_keys_B = _example_keys(program.step_key, state.step, batch["position"])
-    images = batch["image"]
-    if program.shift or program.flip:
-        images = pipeline.augment(augment_keys_B, images, shift=program.shift, flip=program.flip)
-    images = _standardised(program, images)
+    """Returns the state after one update by the weighted mean loss over the unmasked examples."""
     examples = _global_sum(program, batch["mask"].sum(dtype=jnp.float32))
+    epoch = state.step // program.steps_per_epoch
+    batch = _prepared(program, state, batch)
+    losses_of = partial(_losses, program, batch, epoch)
 
     def share_of_mean_loss(params: Any) -> tuple[Array, Any]:
-        model = nnx.merge(program.graphdef, params, state.batch_stats)
-        logits_BxK = model(images, train=True, mask=batch["mask"], keys=dropout_keys_B)
-        loss_B = program.objective(logits_BxK, batch["label"], batch["mask"])
-        _, _, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-        return loss_B.sum() / jnp.maximum(examples, 1.0), nnx.to_pure_dict(batch_stats)
+        if program.forget_rate is None:
+            loss_B, changed = losses_of(params, state.batch_stats, state.loss_state)
+            weight_B = batch["mask"]
+        else:
+            both = jax.vmap(losses_of)
+            loss_B, changed = both(params, state.batch_stats, state.loss_state)
+            weight_B = _exchanged(program, epoch, loss_B, batch["mask"])
+        weight_B = weight_B.astype(jnp.float32)
+        if program.reweighting is not None:
+            class_weight_B = program.reweighting(epoch)[batch["label"]]
+            weight_B = weight_B * jnp.broadcast_to(class_weight_B, weight_B.shape)
+        total = _global_sum(program, weight_B.sum(-1))
+        shares = (weight_B * loss_B).sum(-1) / jnp.where(total > 0, total, 1.0)
+        return shares.sum(), (shares, changed)
 
-    (loss, batch_stats), gradient = jax.value_and_grad(share_of_mean_loss, has_aux=True)(
-        state.params
-    )
-    loss, gradient = _global_sum(program, (loss, gradient))
-    updates, opt_state = program.optimizer.update(gradient, state.opt_state, state.params)
+    grad = jax.grad(share_of_mean_loss, has_aux=True)
+    gradient, (shares, (batch_stats, loss_state)) = grad(state.params)
+    loss, gradient = _global_sum(program, (shares.mean(), gradient))
+    update = program.optimizer.update
+    if program.forget_rate is not None:
+        update = jax.vmap(update)
+    updates, opt_state = update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.ema_params
     if average is not None:
         average = optax.incremental_update(params, average, 1.0 - program.ema_decay)
-    state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-    return state, StepMetrics(loss, examples)
+    return (
+        TrainState(
+            state.step + 1, params, batch_stats, opt_state, average, loss_state, state.teacher
+        ),
+        StepMetrics(loss, examples),
+    )
+
+
+def _prepared(program: Program, state: TrainState, batch: Batch) -> Batch:
+    """Returns the batch augmented, standardised and perhaps mixed, with what else a loss is fed."""
+    step_key = jax.random.fold_in(program.step_key, state.step)
+    augment_keys_B, dropout_keys_B = _example_keys(step_key, batch["position"])
+    images = batch["image"]
+    if program.shift or program.flip:
+        images = pipeline.augment(augment_keys_B, images, shift=program.shift, flip=program.flip)
+    images = _standardised(program, images)
+    batch = batch | {"image": images, "dropout_keys": dropout_keys_B}
+    if program.mixing is not None:
+        key = jax.random.fold_in(step_key, _MIXING)
+        images, mixed = program.mixing(key, images, batch["label"], where=batch["mask"])
+        batch |= {"image": images, "other_label": mixed.other_labels, "share": mixed.share}
+    if program.teacher is not None:
+        batch |= {"teacher_logits": program.teacher(state.teacher, batch["image"])}
+    return batch
+
+
+def _losses(
+    program: Program, batch: Batch, epoch: Array, params: Any, batch_stats: Any, loss_state: Any
+) -> tuple[Array, tuple[Any, Any]]:
+    """Returns a network's loss of every example, its new statistics and the loss's new state."""
+    model = nnx.merge(program.graphdef, params, batch_stats)
+    feed = networks.feed(model, batch["image"], batch["mask"], batch["dropout_keys"])
+    _, _, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    feed |= {"labels": batch["label"], "where": batch["mask"], "indices": batch["index"]}
+    feed |= {"epoch": epoch, "state": loss_state}
+    if "teacher_logits" in batch:
+        feed["teacher_logits"] = batch["teacher_logits"]
+    loss_B, loss_state = program.objective.loss(feed)
+    if "other_label" in batch:
+        other_B, _ = program.objective.loss(feed | {"labels": batch["other_label"]})
+        loss_B = batch["share"] * loss_B + (1.0 - batch["share"]) * other_B
+    return loss_B, (nnx.to_pure_dict(batch_stats), loss_state)
+
+
+def _exchanged(program: Program, epoch: Array, loss_2xB: Array, mask_B: Array) -> Array:
+    """Returns which examples each network learns from: the other one's small losses."""
+    assert program.forget_rate is not None
+    select = partial(
+        losses.small_loss_selection,
+        forget_rate=program.forget_rate(epoch),
+        where=mask_B,
+        axis_name=program.axis_name,
+    )
+    return jax.vmap(select)(loss_2xB)[::-1]
 
 
 def train_chunk(
@@ -126,7 +203,11 @@ def train_chunk(
     the batch that is this device's.
     """
     epoch_indices = pipeline.epoch_indices(
-        program.order_key, epoch, data["label"].shape[0], program.batch_size
+        program.order_key,
+        epoch,
+        data["label"].shape[0],
+        program.batch_size,
+        sampler=program.sampler,
     )
     indices_LxB, mask_LxB = (
         jax.lax.dynamic_slice_in_dim(whole, start, length) for whole in epoch_indices
@@ -136,20 +217,35 @@ def train_chunk(
     def body(state: TrainState, xs: tuple[Array, Array, Array]) -> tuple[TrainState, StepMetrics]:
         index_B, mask_B, position_B = xs
         batch = {"image": data["image"][index_B], "label": data["label"][index_B]}
-        return train_step(program, state, batch | {"mask": mask_B, "position": position_B})
+        batch |= {"index": index_B, "mask": mask_B, "position": position_B}
+        return train_step(program, state, batch)
 
     return jax.lax.scan(body, state, (share(indices_LxB), share(mask_LxB), share(position_LxB)))
 
 
 def evaluate_batch(program: Program, state: TrainState, batch: Batch) -> ClassificationSums:
     """Returns the metrics' sums over one batch, of the averaged parameters where there are any."""
-    params = state.params if state.ema_params is None else state.ema_params
-    model = nnx.merge(program.graphdef, params, state.batch_stats)
-    logits_BxK = model(_standardised(program, batch["image"]))
     sums = classification_sums(
-        logits_BxK, batch["label"], clean_labels=batch["clean_label"], where=batch["mask"]
+        predict_batch(program, state, batch),
+        batch["label"],
+        clean_labels=batch["clean_label"],
+        where=batch["mask"],
     )
     return _global_sum(program, sums)
+
+
+def predict_batch(program: Program, state: TrainState, batch: Batch) -> Array:
+    """Returns the logits by which a batch is evaluated."""
+    model = nnx.merge(program.graphdef, *evaluated(program, state))
+    return program.classify(model, _standardised(program, batch["image"]))
+
+
+def evaluated(program: Program, state: TrainState) -> tuple[Any, Any]:
+    """Returns the parameters and statistics that count: averaged ones, the first network's."""
+    params = state.params if state.ema_params is None else state.ema_params
+    if program.forget_rate is None:
+        return params, state.batch_stats
+    return jax.tree.map(lambda x: x[0], (params, state.batch_stats))
 
 
 def evaluate(program: Program, share: Share, state: TrainState, data: Data) -> ClassificationSums:
@@ -168,10 +264,9 @@ def evaluate(program: Program, share: Share, state: TrainState, data: Data) -> C
 
 
 def _example_keys(
-    key: Key[Array, ""], step: Array, position_B: Array
+    step_key: Key[Array, ""], position_B: Array
 ) -> tuple[Key[Array, " batch"], Key[Array, " batch"]]:
     """Returns two keys per example; they depend on its place in the global batch alone."""
-    step_key = jax.random.fold_in(key, step)
     keys_B = jax.vmap(lambda position: jax.random.fold_in(step_key, position))(position_B)
     pairs_Bx2 = jax.vmap(jax.random.split)(keys_B)
     return pairs_Bx2[:, 0], pairs_Bx2[:, 1]

@@ -1,0 +1,64 @@
+"""A finished run as the teacher of another."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from xent_jax.data import Dataset
+from xent_jax.errors import UserError
+from xent_jax.training import step
+from xent_jax.training.checkpoint import Checkpointer
+from xent_jax.training.config import Config
+from xent_jax.typing import Array
+
+Build = Callable[[Config, Dataset], tuple[step.Program, Callable[[], step.TrainState]]]
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+Teacher = tuple[Callable[[Any, Array], Array], Any]
+
+
+def load_teacher(folder: str, train: Dataset, scaling: Scaling, build: Build) -> Teacher:
+    """Returns (teacher's parameters, images) -> logits, and those parameters.
+
+    Args:
+      folder: of a run, with its config.json and checkpoints.
+      train: the student's training data.
+      scaling: the mean and deviation by which the student's images are standardised.
+      build: (config, data) -> the run's program, and what makes its first state.
+
+    Raises:
+      UserError: no run with a checkpoint is there, or it was trained on other data.
+    """
+    program, (state, metadata) = _restored(folder, train, build)
+    (ours, our_deviation), (theirs, deviation) = (
+        tuple(jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in pair)
+        for pair in (scaling, (metadata["mean"], metadata["deviation"]))
+    )
+
+    def logits(params: Any, images: Array) -> Array:
+        model = nnx.merge(program.graphdef, *params)
+        images = (images * our_deviation + ours - theirs) / deviation
+        return jax.lax.stop_gradient(program.classify(model, images))
+
+    return logits, step.evaluated(program, state)
+
+
+def _restored(folder: str, train: Dataset, build: Build) -> tuple[step.Program, tuple[Any, Any]]:
+    try:
+        config: Config = ConfigDict(json.loads((Path(folder) / "config.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"config.teacher={folder!r} is no run's folder: {error}") from None
+    if config.dataset.name != train.name:
+        raise UserError(
+            f"config.teacher={folder!r} was trained on {config.dataset.name!r}, not {train.name!r}"
+        )
+    program, init = build(config, train)
+    restored = Checkpointer(Path(folder) / "checkpoints").restore_newest(jax.eval_shape(init))
+    if restored is None:
+        raise UserError(f"config.teacher={folder!r} holds no sound checkpoint: train it first")
+    return program, restored[1:]
