@@ -15,6 +15,7 @@ from tests.losses.cases import (
     metric,
     noisy_labels,
     policy,
+    ranking,
     sequence,
     tempered,
     transfer,
@@ -38,5 +39,6 @@ ROOMS = (
     policy,
     transfer,
     fenchel_young,
+    ranking,
 )
 CASES = [case for room in ROOMS for case in room.CASES]

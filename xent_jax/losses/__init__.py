@@ -170,6 +170,12 @@ from xent_jax.losses.policy import (
     policy_gradient,
     ppo_clip,
 )
+from xent_jax.losses.ranking import (
+    bayesian_personalised_ranking,
+    list_mle,
+    pairwise_logistic,
+    ranking_softmax_loss,
+)
 from xent_jax.losses.sequence import (
     linear_chain_crf,
     linear_chain_marginals,
@@ -177,9 +183,7 @@ from xent_jax.losses.sequence import (
     unlikelihood,
     viterbi_decode,
 )
-from xent_jax.losses.tempered import (
-    bi_tempered_logistic,
-)
+from xent_jax.losses.tempered import bi_tempered_logistic
 from xent_jax.losses.transfer import (
     augmix,
     consistency,
@@ -210,6 +214,7 @@ __all__ = [
     "balanced_softmax",
     "batch_hard_triplet",
     "batch_semi_hard_triplet",
+    "bayesian_personalised_ranking",
     "bi_tempered_logistic",
     "binary_cross_entropy_from_probabilities",
     "binary_dice_loss",
@@ -281,6 +286,7 @@ __all__ = [
     "lifted_structure",
     "linear_chain_crf",
     "linear_chain_marginals",
+    "list_mle",
     "logit_adjusted",
     "logit_adjustment_posthoc",
     "logit_clip",
@@ -305,6 +311,7 @@ __all__ = [
     "noise_contrastive_estimation",
     "normface",
     "ntxent",
+    "pairwise_logistic",
     "partially_huberised_cross_entropy",
     "partially_huberised_generalized_cross_entropy",
     "peer_loss",
@@ -319,6 +326,7 @@ __all__ = [
     "proxy_anchor",
     "proxy_nca",
     "pseudo_label",
+    "ranking_softmax_loss",
     "relative_entropy",
     "renyi_divergence",
     "reverse_cross_entropy",
