@@ -12,12 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from xent_jax.losses.contract import Examples, example_mask, floating, masked, prepare, scalar
-from xent_jax.losses.softmax import (
-    is_label,
-    label_log_probability,
-    log_normalizer,
-    probabilities,
-)
+from xent_jax.losses.softmax import is_label, label_log_probability, probabilities
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 
@@ -582,12 +577,36 @@ def proxy_nca(
     """
     examples, scale = _prepare(cosines, labels, scale, where, axis)
     z = _scaled(examples.logits, 2.0 * scale)
-    chosen = is_label(z, examples.labels)
-    right = jnp.sum(jnp.where(chosen, z, 0.0), axis=-1)
-    others = jnp.where(chosen, -jnp.inf, z)
-    alone = jnp.all(jnp.isneginf(others), axis=-1)
-    loss = log_normalizer(jnp.where(alone[..., None], 0.0, others)) - right
-    return examples.finish(jnp.where(alone, 0.0 * right, loss))  # NaN if no class can occur
+    return examples.finish(_others_over_label(z, examples.labels))
+
+
+@jax.custom_jvp
+def _others_over_label(z: Array, labels: Array) -> Array:
+    """Returns log sum_{k != y} exp(z_k) - z_y; 0 without others, NaN if no class can occur."""
+    shift, terms = _terms_of_others(z, labels)
+    total = jnp.sum(terms, axis=-1)
+    right = jnp.sum(jnp.where(is_label(z, labels), z, 0.0), axis=-1)
+    loss = shift + jnp.log(jnp.where(total == 0.0, 1.0, total)) - right
+    return jnp.where(total == 0.0, 0.0 * right, loss)
+
+
+@_others_over_label.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # dL = sum_{k != y} q_k dz_k - dz_y with q the softmax over the others
+    (z, labels), (z_dot, _) = primals, tangents
+    _, terms = _terms_of_others(z, labels)
+    total = jnp.sum(terms, axis=-1, keepdims=True)
+    pull = jnp.where(total == 0.0, 0.0, -1.0)
+    slopes = jnp.where(is_label(z, labels), pull, terms / jnp.where(total == 0.0, 1.0, total))
+    return _others_over_label(z, labels), jnp.sum(slopes * z_dot, axis=-1)
+
+
+def _terms_of_others(z: Array, labels: Array) -> tuple[Array, Array]:
+    """Returns m = max_{k != y} z_k, or 0 without others, and exp(z_k - m), which is 0 at y."""
+    others = jnp.where(is_label(z, labels), -jnp.inf, z)
+    largest = jax.lax.stop_gradient(jnp.max(others, axis=-1))
+    shift = jnp.where(jnp.isneginf(largest), 0.0, largest)
+    return shift, jnp.exp(others - shift[..., None])
 
 
 def proxy_anchor(
@@ -646,18 +665,34 @@ def proxy_anchor(
         counts &= examples.where[:, None]
     right = is_label(c, y) & counts
     c = jnp.where(counts, c, 0.0)
-    pull = _log_one_plus_sum(-scale * (c - margin), right)
-    push = _log_one_plus_sum(scale * (c + margin), counts & ~right)
+    pull = _log_one_plus_sum(jnp.where(right, -scale * (c - margin), -jnp.inf))
+    push = _log_one_plus_sum(jnp.where(counts & ~right, scale * (c + margin), -jnp.inf))
     present = jnp.sum(jnp.any(right, axis=0), dtype=c.dtype)
     loss = len(pull) / jnp.where(present == 0.0, 1.0, present) * pull + push
     assert examples.valid is not None  # as the labels are integers
     return examples._replace(valid=jnp.all(examples.valid), where=None).finish(loss)
 
 
-def _log_one_plus_sum(z: Array, members: Array) -> Array:
-    """Returns log(1 + sum_i exp(z_ik)) over the members of column k."""
-    z = jnp.where(members, z, -jnp.inf)
-    return log_normalizer(jnp.concatenate([jnp.zeros((1, z.shape[1]), z.dtype), z]).T)
+@jax.custom_jvp
+def _log_one_plus_sum(z: Array) -> Array:
+    """Returns log(1 + sum_i exp(z_i)) over the first axis."""
+    largest, total = _largest_and_total(z)
+    return largest + jnp.log(total)
+
+
+@_log_one_plus_sum.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # d log(1 + sum_i exp(z_i)) = sum_i exp(z_i) dz_i / (1 + sum_i exp(z_i))
+    (z,), (z_dot,) = primals, tangents
+    largest, total = _largest_and_total(z)
+    shares = jnp.exp(z - largest[None]) * (1.0 / total)[None]
+    return _log_one_plus_sum(z), jnp.sum(shares * z_dot, axis=0)
+
+
+def _largest_and_total(z: Array) -> tuple[Array, Array]:
+    """Returns m = max(0, max_i z_i) and exp(-m) + sum_i exp(z_i - m), over the first axis."""
+    largest = jax.lax.stop_gradient(jnp.max(z, axis=0, initial=0.0))
+    return largest, jnp.exp(-largest) + jnp.sum(jnp.exp(z - largest[None]), axis=0)
 
 
 def soft_triple(
@@ -709,5 +744,21 @@ def soft_triple(
     c = floating("cosines", cosines)
     c = masked(c, example_mask(where, c[..., 0], "it masks whole examples"))
     gamma = scalar("gamma", gamma, like=c, above=0.0)
-    nearness = probabilities(c / gamma)
-    return cosface(jnp.sum(nearness * c, axis=-1), labels, margin=margin, scale=scale, where=where)
+    relaxed = _softly_largest(c, gamma)
+    return cosface(relaxed, labels, margin=margin, scale=scale, where=where)
+
+
+@jax.custom_jvp
+def _softly_largest(c: Array, gamma: Array) -> Array:
+    """Returns sum_j q_j c_j with q = softmax(c / gamma), over the last axis."""
+    return jnp.sum(probabilities(c / gamma) * c, axis=-1)
+
+
+@_softly_largest.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # dS = sum_j q_j (1 + (c_j - S) / gamma) dc_j - sum_j q_j (c_j - S)^2 / gamma^2 dgamma
+    (c, gamma), (c_dot, gamma_dot) = primals, tangents
+    q, softly = probabilities(c / gamma), _softly_largest(c, gamma)
+    above = (c - softly[..., None]) / gamma
+    tangent = q * ((1.0 + above) * c_dot - above**2 * gamma_dot)
+    return softly, jnp.sum(tangent, axis=-1)
