@@ -14,6 +14,7 @@ from tests.losses.cases import (
     large_vocabulary,
     metric,
     noisy_labels,
+    normalized,
     policy,
     ranking,
     sequence,
@@ -24,6 +25,7 @@ from tests.losses.cases import (
 ROOMS = (
     categorical,
     noisy_labels,
+    normalized,
     tempered,
     information,
     binary,

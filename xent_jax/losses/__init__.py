@@ -163,6 +163,13 @@ from xent_jax.losses.noisy_labels import (
     taylor_cross_entropy,
     truncated_generalized_cross_entropy,
 )
+from xent_jax.losses.normalized import (
+    active_negative,
+    active_passive,
+    normalized_cross_entropy,
+    normalized_focal,
+    normalized_generalized_cross_entropy,
+)
 from xent_jax.losses.policy import (
     cross_entropy_method,
     direct_preference,
@@ -201,6 +208,8 @@ from xent_jax.losses.transfer import (
 )
 
 __all__ = [
+    "active_negative",
+    "active_passive",
     "adaptive_softmax",
     "adaptive_softmax_log_probabilities",
     "anchor_point_transition_matrix",
@@ -309,6 +318,9 @@ __all__ = [
     "negative_margin",
     "neighbourhood_component_analysis",
     "noise_contrastive_estimation",
+    "normalized_cross_entropy",
+    "normalized_focal",
+    "normalized_generalized_cross_entropy",
     "normface",
     "ntxent",
     "pairwise_logistic",
