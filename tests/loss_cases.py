@@ -15,6 +15,7 @@ from tests.losses.cases import (
     metric,
     noisy_labels,
     normalized,
+    ordinal,
     policy,
     ranking,
     sequence,
@@ -42,5 +43,6 @@ ROOMS = (
     transfer,
     fenchel_young,
     ranking,
+    ordinal,
 )
 CASES = [case for room in ROOMS for case in room.CASES]

@@ -170,6 +170,14 @@ from xent_jax.losses.normalized import (
     normalized_focal,
     normalized_generalized_cross_entropy,
 )
+from xent_jax.losses.ordinal import (
+    coral,
+    coral_probabilities,
+    corn,
+    corn_probabilities,
+    cumulative_link,
+    soft_ordinal,
+)
 from xent_jax.losses.policy import (
     cross_entropy_method,
     direct_preference,
@@ -238,6 +246,10 @@ __all__ = [
     "confidence_regularized_sieve",
     "consistency",
     "contrastive_loss",
+    "coral",
+    "coral_probabilities",
+    "corn",
+    "corn_probabilities",
     "cosface",
     "cosine_similarities",
     "cosine_softmax",
@@ -245,6 +257,7 @@ __all__ = [
     "cross_entropy_from_probabilities",
     "cross_entropy_method",
     "ctc_loss",
+    "cumulative_link",
     "cutmix",
     "decoupled_distillation",
     "deferred_reweighting_weights",
@@ -354,6 +367,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "small_loss_selection",
     "soft_bootstrap",
+    "soft_ordinal",
     "soft_triple",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",

@@ -1,0 +1,414 @@
+"""Losses divided by their sum over all labels, and what is combined with them."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from xent_jax.losses.categorical import (
+    softmax_cross_entropy_with_integer_labels,
+    softmax_focal_loss,
+)
+from xent_jax.losses.contract import prepare, scalar
+from xent_jax.losses.noisy_labels import (
+    asymmetric_exponential,
+    asymmetric_generalized_cross_entropy,
+    asymmetric_unhinged,
+    generalized_cross_entropy,
+    mean_absolute_error,
+    reverse_cross_entropy,
+)
+from xent_jax.losses.softmax import (
+    complement,
+    is_label,
+    label_entry,
+    log_normalizer,
+    probabilities,
+)
+from xent_jax.typing import Array, Bool, Float, Int, Scalar
+
+
+def normalized_cross_entropy(
+    logits: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    where: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Computes the label's share of the cross-entropies of all labels: robust, and slow to learn.
+
+    .. math::
+      L = \frac{\log p_y}{\sum_k \log p_k}, \qquad p = \mathrm{softmax}(z)
+
+    Its sum over all labels is 1, so that labels flipped evenly do not move its minimum. Alone it
+    underfits; `active_passive` and `active_negative` help it.
+
+    Args:
+      logits: z, floating point, of shape (..., K) for the default axis. A logit of -inf is a class
+        that cannot occur, and is left out of the sum.
+      labels: y, integers in [0, K), of the logits' shape without the class axis.
+      where: True for the examples that count, of the labels' shape; the others give loss 0 and
+        gradient 0 whatever they hold.
+      axis: the logits' axis of classes.
+
+    Returns:
+      One value per example between 0 and 1, of the labels' shape, in float32 (float64 for float64
+      logits): 1 where the label cannot occur or is the only one that can.
+
+    Raises:
+      TypeError: logits that are not floating point, or labels that are not integers.
+      ValueError: shapes that do not fit.
+
+    The gradient is :math:`(p_j - 1[j = y] - L (K p_j - 1)) / S` with :math:`S = -\sum_k \log p_k`:
+    the more sure the prediction, whatever it says, the smaller.
+
+    References:
+      Ma et al., `Normalized Loss Functions for Deep Learning with Noisy Labels
+      <https://arxiv.org/abs/2006.13554>`_, 2020.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> logits = jnp.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+      >>> print(xent.normalized_cross_entropy(logits, jnp.array([0, 1])))
+      [0.0044 0.4978]
+    """
+    examples = prepare(logits, labels, where=where, axis=axis)
+    surprises = _surprises(examples.logits)
+    return examples.finish(_share(examples.logits, surprises, examples.labels))
+
+
+@jax.custom_jvp
+def _surprises(logits: Array) -> Array:
+    """Returns -log p_k of every class (..., K), and 0 for a class that cannot occur."""
+    gaps = jnp.max(logits, axis=-1, keepdims=True) - logits
+    surprises = gaps + log_normalizer(-gaps)[..., None]
+    return jnp.where(jnp.isposinf(surprises), 0.0, surprises)
+
+
+@_surprises.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # ds_k = sum_j p_j dz_j - dz_k
+    (logits,), (logits_dot,) = primals, tangents
+    mean = jnp.sum(probabilities(logits) * logits_dot, axis=-1, keepdims=True)
+    return _surprises(logits), jnp.where(jnp.isneginf(logits), 0.0, mean - logits_dot)
+
+
+def _share(logits: Array, losses: Array, labels: Array) -> Array:
+    """Returns the label's part of the losses (..., K): 1 for a label that cannot occur."""
+    possible = ~jnp.isneginf(label_entry(logits, labels))
+    missing = jnp.all(jnp.isneginf(logits), axis=-1)
+    return jnp.where(possible | missing, _part(losses, labels), 1.0)
+
+
+@jax.custom_jvp
+def _part(values: Array, labels: Array) -> Array:
+    """Returns v_y / sum_k v_k, and 1 where there is nothing to divide."""
+    total = jnp.sum(values, axis=-1)
+    empty = total == 0.0
+    return jnp.where(empty, 1.0, label_entry(values, labels) / jnp.where(empty, 1.0, total))
+
+
+@_part.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d(v_y / V) = sum_k (1[k = y] - v_y / V) dv_k / V. By hand, to scatter nothing.
+    (values, labels), (values_dot, _) = primals, tangents
+    part, total = _part(values, labels), jnp.sum(values, axis=-1)
+    slopes = jnp.where(is_label(values, labels), 1.0, 0.0) - part[..., None]
+    return part, jnp.sum(slopes * values_dot, axis=-1) / jnp.where(total == 0.0, 1.0, total)
+
+
+def normalized_focal(
+    logits: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    gamma: Scalar = 0.5,
+    where: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Computes the label's share of the focal losses of all labels.
+
+    .. math::
+      L = \frac{(1 - p_y)^\gamma \log p_y}{\sum_k (1 - p_k)^\gamma \log p_k}, \qquad
+      p = \mathrm{softmax}(z)
+
+    Its sum over all labels is 1, so that labels flipped evenly do not move its minimum. At gamma
+    = 0 it is the normalized cross-entropy.
+
+    Args:
+      logits: z, floating point, of shape (..., K) for the default axis. A logit of -inf is a class
+        that cannot occur, and is left out of the sum.
+      labels: y, integers in [0, K), of the logits' shape without the class axis.
+      gamma: at least 0; 0.5 in the paper.
+      where: True for the examples that count, of the labels' shape; the others give loss 0 and
+        gradient 0 whatever they hold.
+      axis: the logits' axis of classes.
+
+    Returns:
+      One value per example between 0 and 1, of the labels' shape, in float32 (float64 for float64
+      logits): 1 where the label cannot occur or is the only one that can.
+
+    Raises:
+      TypeError: logits that are not floating point, or labels that are not integers.
+      ValueError: shapes that do not fit, or gamma below 0.
+
+    The gradient is that of the formula. The authors' code holds the factors
+    :math:`(1 - p_k)^\gamma` fixed while it differentiates, which is another gradient.
+
+    References:
+      Ma et al., `Normalized Loss Functions for Deep Learning with Noisy Labels
+      <https://arxiv.org/abs/2006.13554>`_, 2020.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> logits = jnp.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+      >>> print(xent.normalized_focal(logits, jnp.array([0, 1])))
+      [0.0008 0.4996]
+    """
+    examples = prepare(logits, labels, where=where, axis=axis)
+    gamma = scalar("gamma", gamma, like=examples.logits, at_least=0.0)
+    losses = _focal(_surprises(examples.logits), gamma)
+    return examples.finish(_share(examples.logits, losses, examples.labels))
+
+
+@jax.custom_jvp
+def _focal(surprise: Array, gamma: Array) -> Array:
+    """Returns (1 - p)^gamma s for the surprise s = -log p."""
+    return jnp.exp(gamma * _log_missing(surprise)) * surprise
+
+
+@_focal.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # With r = 1 - e^-s:  dL/ds = r^gamma (1 + gamma s p / r),  dL/dgamma = L log r. At s = 0, where
+    # r^gamma has an infinite slope, s p / r is 1.
+    (s, gamma), (s_dot, gamma_dot) = primals, tangents
+    log_r = _log_missing(s)
+    power = jnp.exp(gamma * log_r)
+    odds = jnp.where(s > 0.0, s * jnp.exp(-s - log_r), 1.0)
+    return _focal(s, gamma), power * ((1.0 + gamma * odds) * s_dot + s * log_r * gamma_dot)
+
+
+def _log_missing(surprise: Array) -> Array:
+    """Returns log(1 - e^-s), and 0 at s = 0."""
+    return jnp.log(jnp.where(surprise > 0.0, complement(-surprise), 1.0))
+
+
+def normalized_generalized_cross_entropy(
+    logits: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    q: Scalar = 0.7,
+    where: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Computes the label's share of the generalized cross-entropies of all labels.
+
+    .. math::
+      L = \frac{1 - p_y^q}{\sum_k (1 - p_k^q)}, \qquad p = \mathrm{softmax}(z)
+
+    Its sum over all labels is 1, so that labels flipped evenly do not move its minimum. It runs
+    from the normalized cross-entropy near q = 0 to the mean absolute error over 2 (K - 1) at q = 1.
+
+    Args:
+      logits: z, floating point, of shape (..., K) for the default axis. A logit of -inf is a class
+        that cannot occur, and is left out of the sum.
+      labels: y, integers in [0, K), of the logits' shape without the class axis.
+      q: above 0 and at most 1; 0.7 in the paper.
+      where: True for the examples that count, of the labels' shape; the others give loss 0 and
+        gradient 0 whatever they hold.
+      axis: the logits' axis of classes.
+
+    Returns:
+      One value per example between 0 and 1, of the labels' shape, in float32 (float64 for float64
+      logits): 1 where the label cannot occur or is the only one that can.
+
+    Raises:
+      TypeError: logits that are not floating point, or labels that are not integers.
+      ValueError: shapes that do not fit, or q outside its range.
+
+    The gradient with respect to :math:`\log p_k` is :math:`-q\, p_k^q (1[k = y] - L) / \sum_i
+    (1 - p_i^q)`.
+
+    References:
+      Ma et al., `Normalized Loss Functions for Deep Learning with Noisy Labels
+      <https://arxiv.org/abs/2006.13554>`_, 2020.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> logits = jnp.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+      >>> print(xent.normalized_generalized_cross_entropy(logits, jnp.array([0, 1])))
+      [0.013  0.4935]
+    """
+    examples = prepare(logits, labels, where=where, axis=axis)
+    q = scalar("q", q, like=examples.logits, above=0.0, at_most=1.0)
+    losses = complement(-q * _surprises(examples.logits))
+    return examples.finish(_share(examples.logits, losses, examples.labels))
+
+
+def active_negative(
+    logits: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    alpha: Scalar = 5.0,
+    beta: Scalar = 5.0,
+    gamma: Scalar = 0.0,
+    min_probability: Scalar = 1e-7,
+    where: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Computes a normalized loss plus its normalized negative: robust, and able to learn.
+
+    .. math::
+      L = \alpha \frac{\ell_y}{\sum_k \ell_k}
+        + \beta \left(1 - \frac{A - \bar\ell_y}{\sum_k (A - \bar\ell_k)}\right), \qquad
+      \ell_k = -(1 - p_k)^\gamma \log p_k
+
+    where :math:`\bar\ell` is the loss of probabilities raised to at least :math:`p_{\min}`, and A
+    the loss at :math:`p_{\min}`. The second term looks at what is said of the other labels, as does
+    the mean absolute error, but most at those that the model confuses with the label.
+
+    Args:
+      logits: z, floating point, of shape (..., K) for the default axis. A logit of -inf is a class
+        that cannot occur, and is left out of the sums.
+      labels: y, integers in [0, K), of the logits' shape without the class axis.
+      alpha: weight of the normalized loss, at least 0: 5 for CIFAR-10, 10 for CIFAR-100.
+      beta: weight of its negative, at least 0: 5 for CIFAR-10, 1 for CIFAR-100.
+      gamma: at least 0: 0 is ANL-CE; ANL-FL has 0.5.
+      min_probability: above 0 and below 1 / K; 1e-7 in the paper.
+      where: True for the examples that count, of the labels' shape; the others give loss 0 and
+        gradient 0 whatever they hold.
+      axis: the logits' axis of classes.
+
+    Returns:
+      One value per example between 0 and alpha + beta, of the labels' shape, in float32 (float64
+      for float64 logits). The paper adds to their mean an L1 penalty of the parameters, with 5e-5
+      for CIFAR-10 and 5e-7 for CIFAR-100 in place of weight decay: that is the optimizer's task.
+
+    Raises:
+      TypeError: logits that are not floating point, or labels that are not integers.
+      ValueError: shapes that do not fit, or a hyper-parameter outside its range.
+
+    The gradient is that of the formula, 0 in the second term for probabilities below
+    :math:`p_{\min}`. For gamma above 0 the authors' code holds the factors :math:`(1 -
+    p_k)^\gamma` fixed while it differentiates, which is another gradient.
+
+    References:
+      Ye et al., `Active Negative Loss Functions for Learning with Noisy Labels
+      <https://openreview.net/forum?id=hSkEcIFi3o>`_, 2023.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> logits = jnp.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+      >>> print(xent.active_negative(logits, jnp.array([0, 1])))
+      [3.0242 5.9879]
+    """
+    examples = prepare(logits, labels, where=where, axis=axis)
+    z, y = examples.logits, examples.labels
+    alpha = scalar("alpha", alpha, like=z, at_least=0.0)
+    beta = scalar("beta", beta, like=z, at_least=0.0)
+    gamma = scalar("gamma", gamma, like=z, at_least=0.0)
+    largest = -jnp.log(scalar("min_probability", min_probability, z, above=0.0, at_most=1.0))
+    surprises = _surprises(z)
+    losses = _focal(surprises, gamma)
+    spared = ~jnp.isneginf(z) & ~(surprises >= largest)
+    negatives = jnp.where(spared, _focal(largest, gamma) - losses, 0.0)
+    return examples.finish(alpha * _share(z, losses, y) + beta * (1.0 - _part(negatives, y)))
+
+
+_Loss = Callable[..., Array]
+_ACTIVE: dict[str, _Loss] = {
+    "cross_entropy": softmax_cross_entropy_with_integer_labels,
+    "focal": softmax_focal_loss,
+    "generalized_cross_entropy": generalized_cross_entropy,
+    "normalized_cross_entropy": normalized_cross_entropy,
+    "normalized_focal": normalized_focal,
+    "normalized_generalized_cross_entropy": normalized_generalized_cross_entropy,
+}
+_PASSIVE: dict[str, _Loss] = {
+    "mean_absolute_error": mean_absolute_error,
+    "reverse_cross_entropy": reverse_cross_entropy,
+    "asymmetric_generalized_cross_entropy": asymmetric_generalized_cross_entropy,
+    "asymmetric_unhinged": asymmetric_unhinged,
+    "asymmetric_exponential": asymmetric_exponential,
+}
+
+
+def active_passive(
+    logits: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    active: str = "normalized_cross_entropy",
+    passive: str = "reverse_cross_entropy",
+    alpha: Scalar = 1.0,
+    beta: Scalar = 1.0,
+    active_options: Mapping[str, Scalar] | None = None,
+    passive_options: Mapping[str, Scalar] | None = None,
+    where: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Computes a loss that raises the label's probability plus one that lowers the others'.
+
+    .. math::
+      L = \alpha L_{\mathrm{active}} + \beta L_{\mathrm{passive}}
+
+    Each is robust and underfits; together they learn. The passive loss may also be one of the
+    asymmetric ones, which the paper on those combines in the same way.
+
+    Args:
+      logits: z, floating point, of shape (..., K) for the default axis.
+      labels: y, integers in [0, K), of the logits' shape without the class axis.
+      active: "normalized_cross_entropy", "normalized_focal" or
+        "normalized_generalized_cross_entropy"; or unnormalized "cross_entropy", "focal" or
+        "generalized_cross_entropy".
+      passive: "reverse_cross_entropy", "mean_absolute_error", "asymmetric_unhinged",
+        "asymmetric_generalized_cross_entropy" or "asymmetric_exponential".
+      alpha: at least 0; 1 for CIFAR-10 and 10 for CIFAR-100 with the normalized cross-entropy.
+      beta: at least 0; 1 for CIFAR-10 and 0.1 for CIFAR-100 with the reverse cross-entropy, 4 for
+        CIFAR-10 with asymmetric losses. Our mean absolute error is the paper's 2 (1 - p_y); the
+        authors' code takes 1 - p_y, so that its beta is twice this one.
+      active_options: the active loss's own hyper-parameters, such as `{"gamma": 0.5}`.
+      passive_options: the passive loss's own, such as `{"a": 6.0, "q": 1.5}`.
+      where: True for the examples that count, of the labels' shape; the others give loss 0 and
+        gradient 0 whatever they hold.
+      axis: the logits' axis of classes.
+
+    Returns:
+      One value per example, of the labels' shape, in float32 (float64 for float64 logits).
+
+    Raises:
+      TypeError: logits that are not floating point, or labels that are not integers, or an option
+        that the loss does not have.
+      ValueError: shapes that do not fit, another loss's name, or a hyper-parameter out of range.
+
+    The gradient is the sum of the two. Normalized passive losses are not offered, because they are
+    the same up to a factor: the mean absolute error over 2 (K - 1), the reverse cross-entropy over
+    -A (K - 1). The authors' code for the latter multiplies by (K - 1) / 4 instead of dividing.
+
+    References:
+      Ma et al., `Normalized Loss Functions for Deep Learning with Noisy Labels
+      <https://arxiv.org/abs/2006.13554>`_, 2020. Zhou et al., `Asymmetric Loss Functions for
+      Learning with Noisy Labels <https://arxiv.org/abs/2106.03110>`_, 2021.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> logits = jnp.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+      >>> print(xent.active_passive(logits, jnp.array([0, 1])))
+      [0.1458 4.4271]
+    """
+    active_loss = _named("active", active, _ACTIVE)
+    passive_loss = _named("passive", passive, _PASSIVE)
+    learning = active_loss(logits, labels, where=where, axis=axis, **(active_options or {}))
+    robust = passive_loss(logits, labels, where=where, axis=axis, **(passive_options or {}))
+    alpha = scalar("alpha", alpha, like=learning, at_least=0.0)
+    beta = scalar("beta", beta, like=learning, at_least=0.0)
+    return alpha * learning + beta * robust
+
+
+def _named(argument: str, name: str, losses: dict[str, _Loss]) -> _Loss:
+    if name not in losses:
+        raise ValueError(f"{argument} must be one of {', '.join(losses)}, got {name!r}")
+    return losses[name]
