@@ -9,9 +9,8 @@ Where a batch is split over devices, plain `jit` already compares across them. I
 device compares its own anchors with the global batch. The gradient that reaches a device's
 embeddings is that of the sum of all devices' losses.
 
-Of the size of all pairs only the similarities are held, and their slopes in the backward pass: the
-formulas below have hand-derived tangents, one sum over the pairs that fuses, where autodiff keeps
-several such arrays.
+All comparisons are by a matrix product, so that no array is larger than that of all pairs, (B, N),
+as (B, N, D) would be, the difference of all embeddings.
 """
 
 import math
@@ -58,9 +57,10 @@ class Pairs(NamedTuple):
     def squared_distances(self) -> Array:
         """Returns the squared Euclidean distance of every pair."""
         keys = _gathered(self.embeddings, self.axis_name)
-        # Distances do not depend on the origin; the closer it is, the fewer digits cancel.
-        centre = jax.lax.stop_gradient(jnp.sum(keys, axis=0) / max(len(keys), 1))
-        anchors, keys = self.embeddings - centre[None, :], keys - centre[None, :]
+        # Distances do not depend on the origin, and the closer it is, the fewer digits cancel. It
+        # is not the mean, of which XLA may compute two that differ by rounding.
+        origin = jax.lax.stop_gradient(keys[:1])
+        anchors, keys = self.embeddings - origin, keys - origin
         lengths = _squared_length(anchors)[:, None] + _squared_length(keys)[None, :]
         squared = lengths - 2.0 * _inner(anchors, keys)
         return jnp.where(squared > 0.0, squared, 0.0)
@@ -185,64 +185,17 @@ def _count(mask: Array, like: Array) -> Array:
     return jnp.where(count > 0.0, count, 1.0)
 
 
-def _largest(scores: Array, mask: Array) -> Array:
-    """Returns each row's largest score over the mask, 0 where that is empty."""
-    largest = jnp.max(jax.lax.stop_gradient(scores), axis=-1, initial=-jnp.inf, where=mask)
-    return jnp.where(jnp.isneginf(largest), 0.0, largest)[:, None]
-
-
-def _logarithm(total: Array) -> Array:
-    """Returns log(total), and EMPTY at 0."""
-    return jnp.where(total > 0.0, jnp.log(jnp.where(total > 0.0, total, 1.0)), EMPTY)
-
-
-def _inverse(total: Array) -> Array:
-    return 1.0 / jnp.where(total > 0.0, total, 1.0)[:, None]
-
-
-@jax.custom_jvp
 def _log_sums(scores: Array, positive: Array, negative: Array) -> tuple[Array, Array]:
     """Returns log sum exp(s) of each row's positives and of its negatives, EMPTY for none."""
-    of_positive, of_negative = _largest(scores, positive), _largest(scores, negative)
-    terms = _exponentials(
-        scores - jnp.where(positive, of_positive, of_negative), positive | negative
-    )
-    pulled = _logarithm(jnp.sum(jnp.where(positive, terms, 0.0), axis=-1))
-    pushed = _logarithm(jnp.sum(jnp.where(negative, terms, 0.0), axis=-1))
-    return of_positive[:, 0] + pulled, of_negative[:, 0] + pushed
-
-
-@_log_sums.defjvp
-def _(
-    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    # d log sum_P exp(s) = sum_{j in P} q_j ds_j with q = softmax over P, and the same over N. Two
-    # rules in one, as no pair is in both: one array of slopes where autodiff keeps four.
-    (scores, positive, negative), (scores_dot, *_) = primals, tangents
-    of_positive, of_negative = _largest(scores, positive), _largest(scores, negative)
-    terms = _exponentials(
-        scores - jnp.where(positive, of_positive, of_negative), positive | negative
-    )
-    pulled = _inverse(jnp.sum(jnp.where(positive, terms, 0.0), axis=-1))
-    pushed = _inverse(jnp.sum(jnp.where(negative, terms, 0.0), axis=-1))
-    change = terms * jnp.where(positive, pulled, pushed) * scores_dot
-    return _log_sums(scores, positive, negative), (
-        jnp.sum(jnp.where(positive, change, 0.0), axis=-1),
-        jnp.sum(jnp.where(negative, change, 0.0), axis=-1),
-    )
-
-
-def _exponentials(scores: Array, mask: Array) -> Array:
-    """Returns exp(s), and 0 outside the mask, where exp(s) might be infinite."""
-    return jnp.exp(jnp.where(mask, scores, -jnp.inf))
+    pulled, pushed = _log_sum(scores, positive), _log_sum(scores, negative)
+    return sum(pulled)[:, 0], sum(pushed)[:, 0]
 
 
 @jax.custom_jvp
 def _log_odds(scores: Array, positive: Array, negative: Array) -> Array:
     """Returns mean_p log(1 + sum_n exp(s_n - s_p)): each positive alone against all negatives."""
-    largest = _largest(scores, negative)
-    total = jnp.sum(_exponentials(scores - largest, negative), axis=-1, keepdims=True)
-    return _mean(softplus(largest - scores + _logarithm(total)), positive)
+    largest, total = _log_sum(scores, negative)
+    return _mean(softplus(largest - scores + total), positive)
 
 
 @_log_odds.defjvp
@@ -250,16 +203,33 @@ def _(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
     # dL = mean_p w_p (sum_n q_n ds_n - ds_p), q = softmax over the negatives, w_p the probability
-    # of any negative in place of p: one array of slopes where autodiff keeps five.
+    # of any negative in place of p: one array of slopes, where autodiff keeps w and q.
     (scores, positive, negative), (scores_dot, *_) = primals, tangents
-    largest = _largest(scores, negative)
-    terms = _exponentials(scores - largest, negative)
-    total = jnp.sum(terms, axis=-1)
-    wrong = sigmoid(largest - scores + _logarithm(total)[:, None])
-    wrong = jnp.where(positive, wrong / _count(positive, scores)[:, None], 0.0)
-    shares = terms * _inverse(total)
+    largest, total = _log_sum(scores, negative)
+    wrong = sigmoid(largest - scores + total) / _count(positive, scores)[:, None]
+    wrong = jnp.where(positive, wrong, 0.0)
+    shares = _exponentials(scores - largest - total, negative)
     slopes = jnp.sum(wrong, axis=-1, keepdims=True) * shares - wrong
     return _log_odds(scores, positive, negative), jnp.sum(slopes * scores_dot, axis=-1)
+
+
+def _log_sum(scores: Array, mask: Array) -> tuple[Array, Array]:
+    """Returns two parts, (B, 1), of each row's log sum exp(s) over the mask, EMPTY for none.
+
+    They are the largest score and the logarithm of the sum relative to it: subtracted one after the
+    other, they leave all digits.
+    """
+    largest = jnp.max(
+        jax.lax.stop_gradient(scores), axis=-1, keepdims=True, initial=-jnp.inf, where=mask
+    )
+    largest = jnp.where(jnp.isneginf(largest), 0.0, largest)
+    total = jnp.sum(_exponentials(scores - largest, mask), axis=-1, keepdims=True)
+    return largest, jnp.where(total > 0.0, jnp.log(jnp.where(total > 0.0, total, 1.0)), EMPTY)
+
+
+def _exponentials(scores: Array, mask: Array) -> Array:
+    """Returns exp(s), and 0 outside the mask, where exp(s) might be infinite."""
+    return jnp.exp(jnp.where(mask, scores, -jnp.inf))
 
 
 def ntxent(
@@ -502,7 +472,7 @@ def clip_loss(
     scale = jnp.exp(scalar("log_scale", log_scale, like=towers.embeddings))
     rows, columns = scale * _unit(towers.embeddings), _unit(towers.others)
     forth = _inner(rows, _gathered(columns, axis_name))
-    back = forth.T if axis_name is None else _inner(columns, _gathered(rows, axis_name))
+    back = _inner(columns, _gathered(rows, axis_name))
     both = (_log_odds(scores, towers.matched, towers.unmatched) for scores in (forth, back))
     return 0.5 * sum(both)
 
@@ -576,7 +546,7 @@ def _surprises(logits: Array, matched: Array, unmatched: Array) -> Array:
 def _(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
-    # dL = sum_j (sigmoid(z_j) - 1[matched]) dz_j: one array of slopes where autodiff keeps four.
+    # dL = sum_j (sigmoid(z_j) - 1[matched]) dz_j: one array of slopes, where autodiff keeps two.
     (logits, matched, unmatched), (logits_dot, *_) = primals, tangents
     wrong = sigmoid(jnp.where(matched, -logits, logits))
     slopes = jnp.where(matched, -wrong, jnp.where(unmatched, wrong, 0.0))

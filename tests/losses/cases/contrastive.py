@@ -148,8 +148,8 @@ def siglip_loss(embeddings, other_embeddings, log_scale, bias):
     losses = np.zeros(len(embeddings))
     for i, x in enumerate(embeddings):
         for j, y in enumerate(other_embeddings):
-            p = 1.0 / (1.0 + np.exp(-np.exp(log_scale) * cosine(x, y) - bias))
-            losses[i] -= np.log(p if i == j else 1.0 - p)
+            logit = np.exp(log_scale) * cosine(x, y) + bias
+            losses[i] -= np.log(1.0 / (1.0 + np.exp(-logit if i == j else logit)))
     return losses
 
 
