@@ -6,8 +6,6 @@ without them, and each says what becomes of a class that has no example at all. 
 out for themselves which classes are pushed aside stand in `gradient_balancing.py`.
 """
 
-from typing import Literal
-
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -634,7 +632,7 @@ def label_aware_smoothing(
     class_counts: Num[Array, " classes"],
     head_smoothing: Scalar = 0.3,
     tail_smoothing: Scalar = 0.0,
-    shape: Literal["concave", "linear", "convex"] = "concave",
+    shape: str = "concave",
     where: Bool[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
