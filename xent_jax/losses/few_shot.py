@@ -41,7 +41,7 @@ def prototypical_logits(
         influence whatever they hold.
 
     Returns:
-      Logits of shape (..., K), at most 0, in float32 (float64 for float64 inputs); -inf for a class
+      Logits of shape (..., K), in float32 (float64 for float64 inputs); -inf for a class
       without support, NaN if a support label is outside [0, K).
 
     Raises:
@@ -51,7 +51,9 @@ def prototypical_logits(
     They are those of a linear classifier with weights 2 c_k and biases -|c_k|^2, less |x|^2, which
     no softmax sees.
 
-    Numerics: differences are squared, so that nothing cancels; under jit they are never stored.
+    Numerics: queries and prototypes are first moved to the support's mean, so that their common
+    part does not cancel; then a matrix product does, and no array of queries times classes times
+    features is made. Rounding may leave a distance of 0 a little below it.
 
     References:
       Snell, Swersky and Zemel, `Prototypical Networks for Few-shot Learning
@@ -68,11 +70,19 @@ def prototypical_logits(
     x, support = _prepare(
         embeddings, support_embeddings, support_labels, num_classes, support_where
     )
-    sums = jnp.einsum("sk,sd->kd", support.members, support.embeddings, precision="highest")
     counts = jnp.sum(support.members, axis=0)[:, None]
+    centre = jax.lax.stop_gradient(jnp.mean(support.embeddings, axis=0, keepdims=True))
+    moved = support.embeddings - centre  # distances stay; large numbers no longer cancel
+    sums = jnp.einsum("sk,sd->kd", support.members, moved, precision="highest")
     prototypes = sums / jnp.where(counts == 0.0, 1.0, counts)
-    prototypes = jnp.broadcast_to(prototypes, (*x.shape[:-1], *prototypes.shape))
-    return support.finish(-jnp.sum((x[..., None, :] - prototypes) ** 2, axis=-1))
+    return support.finish(-_squared_distances(x - jnp.broadcast_to(centre[0], x.shape), prototypes))
+
+
+def _squared_distances(x: Array, y: Array) -> Array:
+    """Returns |x|^2 - 2 x.y + |y|^2 of x (..., D) and the rows of y."""
+    products = jnp.einsum("...d,kd->...k", x, y, precision="highest")
+    squares = jnp.broadcast_to(jnp.sum(y**2, axis=-1), products.shape)
+    return jnp.sum(x**2, axis=-1)[..., None] - 2.0 * products + squares
 
 
 def prototypical(
