@@ -65,8 +65,10 @@ def split(dataset: Dataset, examples: int, seed: int) -> tuple[Dataset, Dataset]
             f"{dataset.name}: cannot hold out {examples} of {len(dataset.labels)} examples; "
             f"choose from 1 to {len(dataset.labels) - 1}"
         )
-    # From raw bits, as `Generator.permutation` may change between versions of NumPy.
-    ranks = np.argsort(np.random.Philox(seed).random_raw(len(dataset.labels)), kind="stable")
+    # Raw bits, as `Generator.permutation` may change between versions of NumPy, and others than
+    # those of `corrupt`: with them, the held out would be those with wrong labels.
+    bits = np.random.Philox(seed).jumped().random_raw(len(dataset.labels))
+    ranks = np.argsort(bits, kind="stable")
     held = np.zeros(len(dataset.labels), bool)
     held[ranks[:examples]] = True
     return select(dataset, ~held), select(dataset, held)

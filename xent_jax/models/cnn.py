@@ -123,7 +123,7 @@ class CNN(nnx.Module):
         train: bool = False,
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch features"]:
+    ) -> Float[jax.Array, "batch features"]:
         x = jnp.asarray(images)
         for stage in self.stages:
             for layer in stage:

@@ -76,7 +76,7 @@ class LeNet(nnx.Module):
         train: bool = False,
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch features"]:
+    ) -> Float[jax.Array, "batch features"]:
         x = avg_pool(jax.nn.relu(self.conv1(jnp.asarray(images))))
         x = avg_pool(jax.nn.relu(self.conv2(x)))
         x = x.reshape(len(x), -1)

@@ -74,7 +74,7 @@ class MLP(nnx.Module):
         train: bool = False,
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch features"]:
+    ) -> Float[jax.Array, "batch features"]:
         x = jnp.asarray(images).reshape(len(images), -1)
         for i, layer in enumerate(self.hidden):
             x = jax.nn.relu(layer(x))

@@ -166,7 +166,7 @@ class ResNet(nnx.Module):
         train: bool = False,
         mask: Bool[Array, " batch"] | None = None,
         keys: Key[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch features"]:
+    ) -> Float[jax.Array, "batch features"]:
         x = jax.nn.relu(self.stem(jnp.asarray(images), train, mask))
         for block in self.blocks:
             x = block(x, train, mask)

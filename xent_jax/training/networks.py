@@ -34,9 +34,9 @@ def classify(
     model: Any,
     images: Float[Array, "batch height width channels"],
     *,
-    class_prior: Float[Array, " classes"] | None = None,
-    logit_adjustment: Scalar = 0.0,
-    tau_normalisation: Scalar = 0.0,
+    class_prior: Float[Array, " classes"],
+    logit_adjustment: Scalar,
+    tau_normalisation: Scalar,
 ) -> Float[Array, "batch classes"]:
     """Returns the logits, after the long tail's two corrections where they are asked for.
 
@@ -44,14 +44,16 @@ def classify(
       model: of `xent_jax.models`.
       images: standardised.
       class_prior: pi, the shares of the classes in training.
-      logit_adjustment: tau of Menon et al. 2021: z - tau log pi.
+      logit_adjustment: tau of Menon et al. 2021: z - tau log pi. 0: none.
       tau_normalisation: tau of Kang et al. 2020: class weights are divided by their norm to this
-        power, and the bias is dropped.
+        power, and the bias is dropped. 0: neither.
     """
     logits = model(images)
     if tau_normalisation:
         weights = losses.tau_normalise(model.logits.kernel[...].T, tau=tau_normalisation)
         logits = model.features(images).astype(jnp.float32) @ weights.T
     if logit_adjustment:
-        logits = losses.logit_adjustment_posthoc(logits, class_prior, tau=logit_adjustment)
+        logits = losses.logit_adjustment_posthoc(
+            logits, class_prior=class_prior, tau=logit_adjustment
+        )
     return logits

@@ -62,12 +62,12 @@ class Program(NamedTuple):
     flip: bool
     ema_decay: float
     axis_name: str | None
+    classify: Callable[[nnx.Module, Array], Array]  # in evaluation
     sampler: pipeline.ClassSampler | None = None
     reweighting: Reweighting | None = None
     mixing: Mixing | None = None
     teacher: Callable[[Any, Array], Array] | None = None  # (its state, images) -> logits
     forget_rate: Callable[[Array], Array] | None = None  # (epoch) -> rate, in co-teaching
-    classify: Callable[[nnx.Module, Array], Array] = networks.classify  # in evaluation
 
 
 _MIXING = 2**32 - 1  # which no place in a batch is folded in as
