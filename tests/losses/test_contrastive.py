@@ -107,6 +107,15 @@ def test_masked_examples_are_as_if_they_were_not_there(name):
 
 
 @pytest.mark.parametrize("name", BY_NAME)
+def test_a_broken_embedding_that_counts_is_told_by_nan(name):
+    inputs = draw(name)
+    inputs[0][2, 1] = np.nan
+    loss, gradients, _ = compiled(name)(inputs)
+    assert np.isnan(loss[2])
+    assert np.isnan(gradients[0][2]).any()
+
+
+@pytest.mark.parametrize("name", BY_NAME)
 def test_any_order_of_the_examples(name):
     inputs, order = draw(name), np.array([3, 0, 5, 1, 4, 2])
     loss, gradients, _ = compiled(name)(inputs)

@@ -63,7 +63,7 @@ class Pairs(NamedTuple):
         anchors, keys = self.embeddings - origin, keys - origin
         lengths = _squared_length(anchors)[:, None] + _squared_length(keys)[None, :]
         squared = lengths - 2.0 * _inner(anchors, keys)
-        return jnp.where(squared > 0.0, squared, 0.0)
+        return _hinge(squared)
 
 
 def _pairs(embeddings: Array, labels: Array, where: Array | None, axis_name: AxisName) -> Pairs:
@@ -158,7 +158,7 @@ def _length(embeddings: Array) -> Array:
 
 def _root(x: Array) -> Array:
     """Returns the square root; its slope at 0 is taken as 0."""
-    return jnp.where(x > 0.0, jnp.sqrt(jnp.where(x > 0.0, x, 1.0)), 0.0)
+    return jnp.where(x <= 0.0, 0.0, jnp.sqrt(jnp.where(x <= 0.0, 1.0, x)))
 
 
 def _unit(embeddings: Array) -> Array:
@@ -167,11 +167,12 @@ def _unit(embeddings: Array) -> Array:
     # Divided by the largest first, so that no square overflows or vanishes.
     scaled = embeddings / jnp.where(largest > 0.0, largest, 1.0)
     length = _length(scaled)[:, None]
-    return scaled / jnp.where(length > 0.0, length, 1.0)
+    return scaled / jnp.where(length == 0.0, 1.0, length)
 
 
 def _hinge(x: Array) -> Array:
-    return jnp.where(x > 0.0, x, 0.0)
+    """Returns what is above 0, and NaN for NaN: a broken embedding is not to look right."""
+    return jnp.where(x <= 0.0, 0.0, x)
 
 
 def _mean(values: Array, mask: Array) -> Array:
@@ -187,8 +188,8 @@ def _count(mask: Array, like: Array) -> Array:
 
 def _log_sums(scores: Array, positive: Array, negative: Array) -> tuple[Array, Array]:
     """Returns log sum exp(s) of each row's positives and of its negatives, EMPTY for none."""
-    pulled, pushed = _log_sum(scores, positive), _log_sum(scores, negative)
-    return sum(pulled)[:, 0], sum(pushed)[:, 0]
+    (pulling, pulled), (pushing, pushed) = _log_sum(scores, positive), _log_sum(scores, negative)
+    return (pulling + pulled)[:, 0], (pushing + pushed)[:, 0]
 
 
 @jax.custom_jvp
@@ -224,7 +225,8 @@ def _log_sum(scores: Array, mask: Array) -> tuple[Array, Array]:
     )
     largest = jnp.where(jnp.isneginf(largest), 0.0, largest)
     total = jnp.sum(_exponentials(scores - largest, mask), axis=-1, keepdims=True)
-    return largest, jnp.where(total > 0.0, jnp.log(jnp.where(total > 0.0, total, 1.0)), EMPTY)
+    none = total == 0.0
+    return largest, jnp.where(none, EMPTY, jnp.log(jnp.where(none, 1.0, total)))
 
 
 def _exponentials(scores: Array, mask: Array) -> Array:
@@ -473,8 +475,8 @@ def clip_loss(
     rows, columns = scale * _unit(towers.embeddings), _unit(towers.others)
     forth = _inner(rows, _gathered(columns, axis_name))
     back = _inner(columns, _gathered(rows, axis_name))
-    both = (_log_odds(scores, towers.matched, towers.unmatched) for scores in (forth, back))
-    return 0.5 * sum(both)
+    texts = _log_odds(forth, towers.matched, towers.unmatched)
+    return 0.5 * (texts + _log_odds(back, towers.matched, towers.unmatched))
 
 
 def siglip_loss(
@@ -860,8 +862,9 @@ def _mined(cosines: Array, pairs: Pairs, margin: Array) -> tuple[Array, Array]:
     """Returns the positives and the negatives that are hard by `margin`."""
     nearest = jnp.max(cosines, axis=-1, initial=-jnp.inf, where=pairs.negative)[:, None]
     farthest = jnp.min(cosines, axis=-1, initial=jnp.inf, where=pairs.positive)[:, None]
-    positive = pairs.positive & (cosines < nearest + margin)
-    return positive, pairs.negative & (cosines > farthest - margin)
+    # Put so that a pair whose cosine is NaN is mined, and told by the loss.
+    easy_positive, easy_negative = cosines >= nearest + margin, cosines <= farthest - margin
+    return pairs.positive & ~easy_positive, pairs.negative & ~easy_negative
 
 
 def circle_loss(
@@ -1064,7 +1067,7 @@ def triplet_margin_loss(
 def _norm(difference: Array, degree: Array, eps: Array) -> Array:
     """Returns (sum |d|^r + eps)^(1/r), whose slopes at d = 0 are 0."""
     size = jnp.where(difference < 0.0, -difference, difference)
-    powers = jnp.where(size > 0.0, jnp.where(size > 0.0, size, 1.0) ** degree, 0.0)
+    powers = jnp.where(size == 0.0, 0.0, jnp.where(size == 0.0, 1.0, size) ** degree)
     return (jnp.sum(powers, axis=-1) + eps) ** (1.0 / degree)
 
 
