@@ -18,6 +18,7 @@ from tests.losses.cases import (
     ordinal,
     policy,
     ranking,
+    regression,
     sequence,
     tempered,
     transfer,
@@ -44,5 +45,6 @@ ROOMS = (
     fenchel_young,
     ranking,
     ordinal,
+    regression,
 )
 CASES = [case for room in ROOMS for case in room.CASES]

@@ -191,6 +191,14 @@ from xent_jax.losses.ranking import (
     pairwise_logistic,
     ranking_softmax_loss,
 )
+from xent_jax.losses.regression import (
+    categorical_projection,
+    expected_value,
+    hl_gauss,
+    hl_gauss_targets,
+    two_hot,
+    two_hot_targets,
+)
 from xent_jax.losses.sequence import (
     linear_chain_crf,
     linear_chain_marginals,
@@ -236,6 +244,7 @@ __all__ = [
     "binary_cross_entropy_from_probabilities",
     "binary_dice_loss",
     "brier_score",
+    "categorical_projection",
     "circle_loss",
     "class_balanced_focal_loss",
     "class_balanced_weights",
@@ -275,6 +284,7 @@ __all__ = [
     "epsilon_softmax",
     "equalization",
     "equalization_v2",
+    "expected_value",
     "fgsm",
     "fixmatch",
     "forward_correction",
@@ -289,6 +299,8 @@ __all__ = [
     "gradient_harmonising",
     "hard_bootstrap",
     "hinge_loss",
+    "hl_gauss",
+    "hl_gauss_targets",
     "influence_balanced",
     "info_nce",
     "init_early_learning_regularization_state",
@@ -388,6 +400,8 @@ __all__ = [
     "tsallis_entropy",
     "tuplet_margin",
     "tversky",
+    "two_hot",
+    "two_hot_targets",
     "unlikelihood",
     "vector_scaling",
     "virtual_adversarial_perturbation",
