@@ -117,6 +117,8 @@ def test_classes_that_cannot_occur_and_labels_outside_the_classes(loss):
     assert np.all(np.isfinite(gradient[:2]))
     assert gradient[0, 0] == 0.0
     assert np.all(np.isnan(gradient[3:]).any(-1))
+    slope = jax.grad(lambda scale: loss(cosines[:1], labels[:1], scale=scale).sum())(7.0)
+    assert np.isfinite(slope)
 
 
 def scale_of(loss):
@@ -313,3 +315,10 @@ def test_proxy_nca_goes_on_pulling_where_the_cross_entropy_has_faded():
     np.testing.assert_allclose(gradient, [[-20.0, 10.0, 10.0]], rtol=1e-6)
     _, faded = loss_and_gradient(xent.cosine_softmax, cosines, labels, scale=10.0)
     assert np.all(np.abs(faded) < 1e-6)
+
+
+def test_proxy_nca_of_a_single_class_has_nothing_to_learn():
+    for cosines in (np.float32([[0.3]]), np.float32([[0.3, -INF]])):
+        value, gradient = loss_and_gradient(xent.proxy_nca, cosines, np.array([0]))
+        assert np.all(value == 0.0)
+        assert np.all(gradient == 0.0)
