@@ -128,10 +128,11 @@ def ppo_clip(
     old = _per_step("old_log_probabilities", old_log_probabilities, steps)
     ratio = jnp.exp(label_log_probability(steps.logits, steps.labels) - old)
     # Selects: the gradient of `jnp.minimum` and `jnp.clip` is lost or halved at equality.
-    low, high = 1.0 - epsilon, 1.0 + epsilon
-    bounded = jnp.where(
-        advantages > 0.0, jnp.where(ratio < high, ratio, high), jnp.where(ratio > low, ratio, low)
-    )
+    gains = advantages > 0.0
+    limit = jnp.where(gains, 1.0 + epsilon, 1.0 - epsilon)
+    inside = jnp.where(gains, ratio < limit, ratio > limit)
+    # An action outside the choices keeps its slope, for `finish` to make it NaN.
+    bounded = jnp.where(inside | ~jnp.asarray(steps.valid), ratio, limit)
     return steps.finish(-bounded * advantages)
 
 

@@ -146,8 +146,8 @@ def jensen_shannon_distillation(
     z, a = examples.logits, beside(examples, "teacher_logits", teacher_logits, axis)
     temperature = scalar("temperature", temperature, like=z, above=0.0)
     beta = scalar("beta", beta, like=z, at_least=0.0, at_most=1.0)
-    both = jnp.stack([tempered(a, temperature), tempered(z, temperature)])
-    soft = temperature**2 * _mixture_divergence(both, jnp.stack([beta, 1.0 - beta]))
+    both = tempered(a, temperature), tempered(z, temperature)
+    soft = temperature**2 * _mixture_divergence(both, (beta, 1.0 - beta))
     return examples.finish(soft + _hard(examples, label_weight))
 
 
@@ -389,12 +389,21 @@ def fixmatch(
     z, where = unlabelled(logits, where, axis)
     guess = jax.lax.stop_gradient(_further("weak_logits", weak_logits, z, where, axis))
     threshold = scalar("threshold", threshold, like=z, at_least=0.0, at_most=1.0)
-    label = jnp.argmax(guess, axis=-1).astype(jnp.int32)
-    confidence = jnp.max(probabilities(guess), axis=-1)
-    # NaN is no confidence, and must not pass for a lack of it.
+    label, confidence = _best(guess)
+    # NaN is no doubt: it must not pass for an example to be left out.
     examples = Examples(z, label, ~jnp.isnan(confidence), where)
     surprise = -label_log_probability(z, label)
-    return examples.finish(jnp.where(confidence >= threshold, surprise, 0.0))
+    return examples.finish(jnp.where(confidence < threshold, 0.0, surprise))
+
+
+def _best(logits: Array) -> tuple[Array, Array]:
+    """Returns the likeliest class, the first of several, and its probability."""
+    # Two plain reductions, because XLA's `argmax` takes ten times as long on CPUs.
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    last = logits.shape[-1] - 1
+    label = jnp.min(jnp.where(logits == largest, classes, last), axis=-1)
+    return label, 1.0 / jnp.sum(jnp.exp(logits - largest), axis=-1)
 
 
 def consistency(
@@ -553,8 +562,9 @@ def _views_apart(first: Array, others: tuple[Array, ...], where: Array | None, a
     if not others:
         raise ValueError("needs the logits of at least two views of each example, got one")
     name = "logits of every view"
-    views = jnp.stack([first, *(_further(name, z, first, where, axis) for z in others)])
-    return _mixture_divergence(views, jnp.full(len(views), 1.0 / len(views), views.dtype))
+    views = (first, *(_further(name, z, first, where, axis) for z in others))
+    share = jnp.asarray(1.0 / len(views), first.dtype)
+    return _mixture_divergence(views, (share,) * len(views))
 
 
 class MixedLabels(NamedTuple):
@@ -567,12 +577,12 @@ class MixedLabels(NamedTuple):
 
 def mixup(
     key: Key[Array, ""],
-    images: Num[Array, "batch ..."],
-    labels: Num[Array, "batch ..."],
+    images: Num[Array, "..."],
+    labels: Num[Array, "..."],
     *,
     alpha: Scalar = 1.0,
-    where: Bool[Array, " batch"] | None = None,
-) -> tuple[Float[Array, "batch ..."], MixedLabels]:
+    where: Bool[Array, "..."] | None = None,
+) -> tuple[Float[Array, "..."], MixedLabels]:
     r"""Returns images blended pair by pair, and the labels of both, to train on what lies between.
 
     .. math::
@@ -619,12 +629,12 @@ def mixup(
 
 def cutmix(
     key: Key[Array, ""],
-    images: Num[Array, "batch height width ..."],
-    labels: Num[Array, "batch ..."],
+    images: Num[Array, "..."],
+    labels: Num[Array, "..."],
     *,
     alpha: Scalar = 1.0,
-    where: Bool[Array, " batch"] | None = None,
-) -> tuple[Float[Array, "batch height width ..."], MixedLabels]:
+    where: Bool[Array, "..."] | None = None,
+) -> tuple[Float[Array, "..."], MixedLabels]:
     r"""Returns images with a rectangle pasted from another, and the labels of both.
 
     .. math::
@@ -839,32 +849,34 @@ def _further(name: str, logits: Array, like: Array, where: Array | None, axis: i
 def tempered(logits: Array, temperature: Array) -> Array:
     """Returns z / T; a logit of -inf stays, and its slope in T is 0 where z / T^2 is infinite."""
     impossible = jnp.isneginf(logits)
-    return jnp.where(impossible, -jnp.inf, jnp.where(impossible, 0.0, logits) / temperature)
+    # A product, because XLA repeats one where it is needed, but stores a quotient.
+    scaled = jnp.where(impossible, 0.0, logits) * (1.0 / temperature)
+    return jnp.where(impossible, -jnp.inf, scaled)
 
 
 @jax.custom_jvp
 def prediction_entropy(logits: Array) -> Array:
     """Returns -sum_k p_k log p_k of softmax(z); a class at -inf adds 0."""
-    p, gaps, total = _gaps(logits)
-    return jnp.log(total) + jnp.sum(p * gaps, axis=-1)
+    gaps, weights, total = _gaps(logits)
+    return jnp.log(total) + jnp.sum(weights * gaps, axis=-1) / total
 
 
 @prediction_entropy.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # dH = -sum_j p_j (log p_j + H) dz_j
+    # dH = -sum_j p_j (log p_j + H) dz_j, where -log p_j - H is the gap less the mean gap.
     (logits,), (logits_dot,) = primals, tangents
-    p, gaps, _ = _gaps(logits)
-    excess = gaps - jnp.sum(p * gaps, axis=-1, keepdims=True)  # -log p - H
-    return prediction_entropy(logits), jnp.sum(p * excess * logits_dot, axis=-1)
+    gaps, weights, total = _gaps(logits)
+    mean = jnp.sum(weights * gaps, axis=-1) / total
+    slopes = weights * (1.0 / total)[..., None] * (gaps - mean[..., None])
+    return prediction_entropy(logits), jnp.sum(slopes * logits_dot, axis=-1)
 
 
 def _gaps(logits: Array) -> tuple[Array, Array, Array]:
-    """Returns p, max z - z (0 for a class that cannot occur), and the sum of exp(z - max z)."""
+    """Returns max z - z (0 for a class that cannot occur), exp(z - max z) and its sum."""
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     gaps = jnp.where(jnp.isneginf(logits), 0.0, largest - logits)
     weights = jnp.exp(logits - largest)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return weights / total, gaps, total[..., 0]
+    return gaps, weights, jnp.sum(weights, axis=-1)
 
 
 @jax.custom_jvp
@@ -881,11 +893,9 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     (targets, logits), (targets_dot, logits_dot) = primals, tangents
     t, s, ratio = _compared(targets, logits)
     value = divergence(targets, logits)
-    near = jnp.abs(ratio) < 0.5
-    slopes = jnp.where(near, t * jnp.expm1(-jnp.where(near, ratio, 0.0)), s - t)
     finite = jnp.where(jnp.isinf(value), 0.0, value)[..., None]
     excess = t * (jnp.where(jnp.isinf(ratio), 0.0, ratio) - finite)
-    return value, jnp.sum(slopes * logits_dot + excess * targets_dot, axis=-1)
+    return value, jnp.sum((s - t) * logits_dot + excess * targets_dot, axis=-1)
 
 
 def _compared(targets: Array, logits: Array) -> tuple[Array, Array, Array]:
@@ -902,37 +912,52 @@ def _relative_entropy_terms(p: Array, q: Array, ratio: Array) -> Array:
     Where p and q are close, the terms p r cancel one another down to squares of r, and so the
     rounding of r shows; these terms are squares to begin with.
     """
-    near = jnp.abs(ratio) < 0.5
+    near = jnp.abs(ratio) < 0.25
     small = jnp.where(near, ratio, 0.0)
-    return jnp.where(near, p * (small + jnp.expm1(-small)), q - p + times(p, ratio))
+    return jnp.where(near, p * small**2 * _series(small), q - p + times(p, ratio))
+
+
+def _series(x: Array) -> Array:
+    """Returns (exp(-x) - 1 + x) / x^2 for |x| < 0.25, by nested multiplication."""
+    result = jnp.ones_like(x)
+    for n in range(13, 2, -1):  # the first term left out is below 1e-18
+        result = 1.0 - x / n * result
+    return 0.5 * result
 
 
 @jax.custom_jvp
-def _mixture_divergence(logits: Array, weights: Array) -> Array:
-    """Returns sum_i w_i D(p_i || m) with m = sum_i w_i p_i, for logits (n, ..., K)."""
+def _mixture_divergence(logits: tuple[Array, ...], weights: tuple[Array, ...]) -> Array:
+    """Returns sum_i w_i D(p_i || m) with m = sum_i w_i p_i."""
     return _to_mixture(logits, weights)[0]
 
 
 @_mixture_divergence.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # dJ = sum_i w_i sum_j p_ij (g_ij - D_i) dz_ij + sum_i (D_i - 1) dw_i, g_ij = log(p_ij / m_j)
     (logits, weights), (logits_dot, weights_dot) = primals, tangents
-    w = weights.reshape(-1, *[1] * (logits.ndim - 1))
-    value, p, ratio, each = _to_mixture(logits, weights)
-    excess = p * (jnp.where(jnp.isinf(ratio), 0.0, ratio) - each[..., None])
-    in_weights = jnp.tensordot(weights_dot, each - 1.0, axes=1)
-    return value, jnp.sum(w * excess * logits_dot, axis=(0, -1)) + in_weights
+    value, mixed = _to_mixture(logits, weights)
+    tangent = jnp.zeros_like(value)
+    for (p, ratio, each), w, z_dot, w_dot in zip(
+        mixed, weights, logits_dot, weights_dot, strict=True
+    ):
+        excess = p * (jnp.where(jnp.isinf(ratio), 0.0, ratio) - each[..., None])
+        tangent += w * jnp.sum(excess * z_dot, axis=-1) + w_dot * (each - 1.0)
+    return value, tangent
 
 
-def _to_mixture(logits: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
-    """Returns the divergence, p_i, log(p_i / m) and D(p_i || m)."""
-    w = weights.reshape(-1, *[1] * (logits.ndim - 1))
-    p = probabilities(logits)
-    mixture = jnp.sum(w * p, axis=0, keepdims=True)
+def _to_mixture(
+    logits: tuple[Array, ...], weights: tuple[Array, ...]
+) -> tuple[Array, list[tuple[Array, Array, Array]]]:
+    """Returns the divergence, and of each distribution p_i, log(p_i / m) and D(p_i || m)."""
+    ps = [probabilities(z) for z in logits]
+    mixture = sum((w * p for w, p in zip(weights, ps, strict=True)), jnp.zeros_like(ps[0]))
     # A class without mass in the mixture has none in any p_i that counts.
     log_mixture = jnp.log(jnp.where(mixture == 0.0, 1.0, mixture))
-    log_p = logits - log_normalizer(logits)[..., None]
-    ratio = jnp.where(mixture == 0.0, 0.0, log_p - log_mixture)
-    terms = _relative_entropy_terms(p, jnp.broadcast_to(mixture, p.shape), ratio)
-    each = jnp.sum(terms, axis=-1)
-    return jnp.sum(times(w[..., 0], each), axis=0), p, ratio, each
+    value, mixed = jnp.zeros_like(ps[0][..., 0]), []
+    for z, p, w in zip(logits, ps, weights, strict=True):
+        log_p = z - log_normalizer(z)[..., None]
+        ratio = jnp.where(mixture == 0.0, 0.0, log_p - log_mixture)
+        each = jnp.sum(_relative_entropy_terms(p, mixture, ratio), axis=-1)
+        value += times(w * jnp.ones_like(each), each)
+        mixed.append((p, ratio, each))
+    return value, mixed
