@@ -66,8 +66,8 @@ def equalization(
     The gradient is :math:`q_j - 1[j = y]` with :math:`q_j = w_j e^{z_j} / \sum_k w_k e^{z_k}`; no
     gradient goes to the threshold.
 
-    Numerics: by hand, so that a weight of exactly 0 takes a class out without a NaN, however large
-    its logit.
+    Numerics: a weight of exactly 0 takes a class out like a logit of -inf, however large its own;
+    the slope in gamma at gamma = 1 is taken as 0.
 
     References:
       Tan et al., `Equalization Loss for Long-Tailed Object Recognition
@@ -86,41 +86,18 @@ def equalization(
     z, y = examples.logits, examples.labels
     gamma = scalar("gamma", gamma, like=z, at_least=0.0, at_most=1.0)
     rare = _rare(prior_of(class_prior, z), threshold, z) & ~is_label(z, y)
-    spared = gamma if key is None else jax.random.bernoulli(key, gamma, z.shape).astype(z.dtype)
-    return examples.finish(_weighted_surprise(z, y, jnp.where(rare, 1.0 - spared, 1.0)))
+    if key is None:
+        spared, log_weight = gamma == 1.0, jnp.log1p(-jnp.where(gamma == 1.0, 0.0, gamma))
+    else:
+        spared, log_weight = jax.random.bernoulli(key, gamma, z.shape), jnp.zeros((), z.dtype)
+    z = below_largest(jnp.where(rare & spared, -jnp.inf, z))
+    return examples.finish(-label_log_probability(jnp.where(rare, z + log_weight, z), y))
 
 
 def _rare(shares: Array, threshold: Scalar, logits: Array) -> Array:
     """Returns booleans of the logits' shape: True where the class's share is below threshold."""
     threshold = scalar("threshold", threshold, like=logits, at_least=0.0, at_most=1.0)
     return jnp.broadcast_to(shares < threshold, logits.shape)
-
-
-@jax.custom_jvp
-def _weighted_surprise(logits: Array, labels: Array, weights: Array) -> Array:
-    """Returns log sum_k w_k exp(z_k) - z_y, for weights of which the label's is 1."""
-    largest, terms = _weighted_terms(logits, weights)
-    return jnp.log(jnp.sum(weights * terms, axis=-1)) + (largest - label_entry(logits, labels))
-
-
-@_weighted_surprise.defjvp
-def _(
-    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-) -> tuple[Array, Array]:
-    # dL = sum_j (w_j e_j / E - 1[j = y]) dz_j + e_j / E dw_j,  E = sum_k w_k e_k,  e_k = exp(z_k)
-    (logits, labels, weights), (logits_dot, _, weights_dot) = primals, tangents
-    _, terms = _weighted_terms(logits, weights)
-    shares = terms * (1.0 / jnp.sum(weights * terms, axis=-1, keepdims=True))
-    slopes = jnp.where(is_label(logits, labels), weights * shares - 1.0, weights * shares)
-    tangent = jnp.sum(slopes * logits_dot + shares * weights_dot, axis=-1)
-    return _weighted_surprise(logits, labels, weights), tangent
-
-
-def _weighted_terms(logits: Array, weights: Array) -> tuple[Array, Array]:
-    """Returns the largest logit of weight above 0, and exp(z - that), finite at weight 0 too."""
-    largest = jnp.max(jnp.where(weights > 0.0, logits, -jnp.inf), axis=-1)
-    gaps = logits - jax.lax.stop_gradient(largest)[..., None]
-    return jax.lax.stop_gradient(largest), jnp.exp(jnp.where(gaps > 80.0, 80.0, gaps))
 
 
 def sigmoid_equalization(
@@ -386,12 +363,12 @@ def seesaw(
     """
     examples = prepare(logits, labels, where=where, axis=axis)
     z, y = examples.logits, examples.labels
-    new_state = _count_classes(state, examples, axis_name)
-    mitigation = scalar("p", p, like=z, at_least=0.0) * _log_rarity(new_state, z, y)
+    p, q = scalar("p", p, like=z, at_least=0.0), scalar("q", q, like=z, at_least=0.0)
     epsilon = scalar("epsilon", epsilon, like=z, above=0.0, at_most=1.0)
-    compensation = scalar("q", q, like=z, at_least=0.0) * _log_excess(z, y, epsilon)
-    shifts = jnp.where(is_label(z, y), 0.0, mitigation + compensation)
-    return examples.finish(-label_log_probability(below_largest(z) + shifts, y)), new_state
+    new_state, z = _count_classes(state, examples, axis_name), below_largest(z)
+    shifts = p * _log_rarity(new_state, z, y) + q * _log_excess(z, y, epsilon)
+    shifted = z + jnp.where(is_label(z, y), 0.0, shifts)
+    return examples.finish(-label_log_probability(shifted, y)), new_state
 
 
 def _count_classes(counts: Array, examples: Examples, axis_name: str | None) -> Array:
@@ -416,10 +393,10 @@ def _log_rarity(counts: Array, logits: Array, labels: Array) -> Array:
 
 def _log_excess(logits: Array, labels: Array, epsilon: Array) -> Array:
     """Returns log max(1, p_k / max(p_y, epsilon)), a constant of the logits."""
-    log_p = jax.lax.stop_gradient(logits - log_normalizer(logits)[..., None])
-    own, least = label_entry(log_p, labels), jnp.log(epsilon)
-    ratio = log_p - jnp.where(own < least, least, own)[..., None]
-    return jnp.where(ratio > 0.0, ratio, 0.0)
+    logits = jax.lax.stop_gradient(logits)
+    own, least = label_entry(logits, labels), jnp.log(epsilon) + log_normalizer(logits)
+    excess = logits - jnp.where(own < least, least, own)[..., None]
+    return jnp.where(excess > 0.0, excess, 0.0)
 
 
 class GradientHarmonisingState(NamedTuple):

@@ -6,6 +6,7 @@ without them, and each says what becomes of a class that has no example at all. 
 out for themselves which classes are pushed aside stand in `gradient_balancing.py`.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -322,10 +323,18 @@ def _rarity(counts: Array) -> Array:
     return least / jnp.where(counts > 0, counts, least)
 
 
+@jax.custom_jvp
 def _times_logits(factor: Array, logits: Array) -> Array:
-    """Returns factor * logits; a class at -inf stays there, and does not move with the factor."""
-    possible = ~jnp.isneginf(logits)
-    return jnp.where(possible, factor * jnp.where(possible, logits, 0.0), -jnp.inf)
+    """Returns factor * logits; a class at -inf stays there, for a factor of 0 too."""
+    return jnp.where(jnp.isneginf(logits), logits, factor * logits)
+
+
+@_times_logits.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d(f z) = f dz + z df, by hand because 0 * inf would be NaN where z = -inf
+    (factor, logits), (factor_dot, logits_dot) = primals, tangents
+    finite = jnp.where(jnp.isneginf(logits), 0.0, logits)
+    return _times_logits(factor, logits), factor * logits_dot + finite * factor_dot
 
 
 def logit_adjusted(
