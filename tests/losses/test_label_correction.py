@@ -349,6 +349,11 @@ def test_early_learning_memory_is_differentiable_and_checked():
         xent.early_learning_regularization(logits, labels, state[:, :3], indices=indices)
     with pytest.raises(ValueError, match="indices must have"):
         xent.early_learning_regularization(logits, labels, state, indices=indices[:4])
+    for bad in ({"indices": np.float32(indices)}, {"state": np.int32(state)}):
+        with pytest.raises(TypeError):
+            xent.early_learning_regularization(
+                logits, labels, **({"indices": indices, "state": state} | bad)
+            )
     assert xent.init_early_learning_regularization_state(3, 2, jnp.bfloat16).dtype == jnp.bfloat16
 
 

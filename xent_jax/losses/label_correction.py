@@ -316,7 +316,10 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _weighted_total(logits: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    """Returns m = max z and sum w exp(z - m), both over the classes of a weight above 0."""
+    """Returns m = max z and sum w exp(z - m), both over the classes of a weight above 0.
+
+    So that a weight that is a little below 0 by rounding counts as 0.
+    """
     if weights is None:
         largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
         return largest, jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
@@ -443,7 +446,7 @@ def anchor_point_transition_matrix(
 
     References:
       Patrini et al., `Making Deep Neural Networks Robust to Label Noise: a Loss Correction Approach
-      <https://arxiv.org/abs/1609.03683>`_, 2017, theorem 3 and section 4.
+      <https://arxiv.org/abs/1609.03683>`_, 2017, theorem 3.
 
     Example:
       >>> import jax.numpy as jnp
@@ -733,8 +736,7 @@ def early_learning_regularization(
     moved = known if examples.where is None else known & examples.where
     state = _moved_targets(state, probabilities(z), rows, moved, beta, axis_name)
     targets = state[masked(rows, known)].astype(z.dtype)
-    others = jnp.where(targets > 1.0, 0.0, 1.0 - targets)  # rounding may lead past 1
-    agreement = -_mixture_cross_entropy(z, others)
+    agreement = -_mixture_cross_entropy(z, 1.0 - targets)
     loss = -label_log_probability(z, examples.labels) + strength * agreement
     return examples.only(known).finish(loss), state
 
@@ -753,6 +755,8 @@ def _rows(indices: Array, examples: Examples, state: Array) -> Array:
             f"state must have shape (training examples, {classes}), got {jnp.shape(state)}: "
             "see init_early_learning_regularization_state"
         )
+    if not jnp.issubdtype(state.dtype, jnp.floating):
+        raise TypeError(f"state must be floating point, got {state.dtype}")
     return masked(jnp.asarray(indices).astype(jnp.int32), examples.where)
 
 
@@ -920,7 +924,7 @@ def confidence_regularized_sieve(
 
     References:
       Cheng et al., `Learning with Instance-Dependent Label Noise: A Sample Sieve Approach
-      <https://arxiv.org/abs/2010.02347>`_, 2021, section 3.
+      <https://arxiv.org/abs/2010.02347>`_, 2021.
 
     Example:
       >>> import jax.numpy as jnp
@@ -992,7 +996,7 @@ def joint_optimization(
 
     References:
       Tanaka et al., `Joint Optimization Framework for Learning with Noisy Labels
-      <https://arxiv.org/abs/1803.11364>`_, 2018, section 3.
+      <https://arxiv.org/abs/1803.11364>`_, 2018.
 
     Example:
       >>> import jax.numpy as jnp
