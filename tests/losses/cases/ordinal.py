@@ -72,11 +72,13 @@ def corn_probabilities(logits):
 
 
 def soft_ordinal(logits, labels, scale, power, ranks=None):
-    ranks = np.arange(logits.shape[-1]) if ranks is None else ranks
+    ranks = np.arange(logits.shape[-1]) if ranks is None else np.float64(ranks)
     penalties = scale * np.abs(ranks[None, :] - ranks[labels][:, None]) ** power
     possible = np.isfinite(logits) | (one_hot(labels, logits.shape[-1]) == 1)
     targets = softmax(np.where(possible, -penalties, -np.inf))
-    return -np.where(targets > 0, targets * np.log(softmax(logits)), 0.0).sum(-1)
+    log_p = logits - logits.max(-1, keepdims=True)
+    log_p = log_p - np.log(np.exp(log_p).sum(-1, keepdims=True))
+    return -np.where(targets > 0, targets * log_p, 0.0).sum(-1)
 
 
 def class_ranks(classes):
