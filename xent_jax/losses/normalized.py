@@ -1,6 +1,8 @@
 """Losses divided by their sum over all labels, and what is combined with them."""
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +24,8 @@ from xent_jax.losses.softmax import (
     complement,
     is_label,
     label_entry,
+    label_log_probability,
     log_normalizer,
-    probabilities,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
@@ -74,48 +76,68 @@ def normalized_cross_entropy(
       [0.0044 0.4978]
     """
     examples = prepare(logits, labels, where=where, axis=axis)
-    surprises = _surprises(examples.logits)
-    return examples.finish(_share(examples.logits, surprises, examples.labels))
+    return examples.finish(_share(_plain, examples.logits, examples.labels, ()))
 
 
-@jax.custom_jvp
-def _surprises(logits: Array) -> Array:
-    """Returns -log p_k of every class (..., K), and 0 for a class that cannot occur."""
-    gaps = jnp.max(logits, axis=-1, keepdims=True) - logits
+# A loss of the surprise s = -log p and hyper-parameters, its slope in s and those in them.
+_Slopes = tuple[Array, Array, tuple[Array, ...]]
+_Family = Callable[..., _Slopes]
+
+
+def _plain(s: Array) -> _Slopes:
+    return s, jnp.ones_like(s), ()
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _share(family: _Family, logits: Array, labels: Array, parameters: tuple[Array, ...]) -> Array:
+    """Returns the label's part of all labels' losses: 1 where it cannot occur or is alone."""
+    surprises, possible = _surprises(logits)
+    total = jnp.sum(jnp.where(possible, family(surprises, *parameters)[0], 0.0), axis=-1)
+    of_label = family(_label_surprise(logits, labels), *parameters)[0]
+    one = (total == 0.0) | _impossible(logits, labels)
+    return jnp.where(one, 1.0, of_label / jnp.where(one, 1.0, total))
+
+
+@_share.defjvp
+def _(family: _Family, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    # With l_k = l(s_k), ds_k = sum_j p_j dz_j - dz_k and the share L = l_y / sum_k l_k:
+    # dL sum_k l_k = sum_j ((l'_y - L sum_k l'_k) p_j - 1[j = y] l'_y + L l'_j) dz_j + (...) dq
+    # By hand, so that the way back is one pass and keeps nothing of the logits' size.
+    (logits, labels, parameters), (logits_dot, _, parameter_dots) = primals, tangents
+    share = _share(family, logits, labels, parameters)
+    surprises, possible = _surprises(logits)
+    _, label_slope, label_by = family(_label_surprise(logits, labels), *parameters)
+    losses, slopes, by = jax.tree.map(
+        lambda array: jnp.where(possible, array, 0.0), family(surprises, *parameters)
+    )
+    total = jnp.sum(losses, axis=-1)
+    one = (total == 0.0) | _impossible(logits, labels)
+    factor = (label_slope - share * jnp.sum(slopes, axis=-1))[..., None]
+    change = factor * jnp.where(possible, jnp.exp(-surprises), 0.0) + share[..., None] * slopes
+    change = change - jnp.where(is_label(logits, labels), label_slope[..., None], 0.0)
+    tangent = jnp.sum(change * logits_dot, axis=-1)
+    for of_label, of_all, dot in zip(label_by, by, parameter_dots, strict=True):
+        tangent = tangent + (of_label - share * jnp.sum(of_all, axis=-1)) * dot
+    return share, jnp.where(one, 0.0, tangent / jnp.where(one, 1.0, total))
+
+
+def _surprises(logits: Array) -> tuple[Array, Array]:
+    """Returns -log p_k of every class (..., K), and which can occur; the others have 0."""
+    gaps = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)) - logits
     surprises = gaps + log_normalizer(-gaps)[..., None]
-    return jnp.where(jnp.isposinf(surprises), 0.0, surprises)
+    possible = ~jnp.isposinf(surprises)
+    return jnp.where(possible, surprises, 0.0), possible
 
 
-@_surprises.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # ds_k = sum_j p_j dz_j - dz_k
-    (logits,), (logits_dot,) = primals, tangents
-    mean = jnp.sum(probabilities(logits) * logits_dot, axis=-1, keepdims=True)
-    return _surprises(logits), jnp.where(jnp.isneginf(logits), 0.0, mean - logits_dot)
+def _label_surprise(logits: Array, labels: Array) -> Array:
+    """Returns -log p_y, and 0 where the label cannot occur."""
+    return jnp.where(_impossible(logits, labels), 0.0, -label_log_probability(logits, labels))
 
 
-def _share(logits: Array, losses: Array, labels: Array) -> Array:
-    """Returns the label's part of the losses (..., K): 1 for a label that cannot occur."""
-    possible = ~jnp.isneginf(label_entry(logits, labels))
-    missing = jnp.all(jnp.isneginf(logits), axis=-1)
-    return jnp.where(possible | missing, _part(losses, labels), 1.0)
-
-
-@jax.custom_jvp
-def _part(values: Array, labels: Array) -> Array:
-    """Returns v_y / sum_k v_k, and 1 where there is nothing to divide."""
-    total = jnp.sum(values, axis=-1)
-    empty = total == 0.0
-    return jnp.where(empty, 1.0, label_entry(values, labels) / jnp.where(empty, 1.0, total))
-
-
-@_part.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # d(v_y / V) = sum_k (1[k = y] - v_y / V) dv_k / V. By hand, to scatter nothing.
-    (values, labels), (values_dot, _) = primals, tangents
-    part, total = _part(values, labels), jnp.sum(values, axis=-1)
-    slopes = jnp.where(is_label(values, labels), 1.0, 0.0) - part[..., None]
-    return part, jnp.sum(slopes * values_dot, axis=-1) / jnp.where(total == 0.0, 1.0, total)
+def _impossible(logits: Array, labels: Array) -> Array:
+    """Whether the label cannot occur, but another can."""
+    label = label_entry(logits, labels)
+    return jnp.isneginf(label) & (label < jnp.max(logits, axis=-1))
 
 
 def normalized_focal(
@@ -168,25 +190,16 @@ def normalized_focal(
     """
     examples = prepare(logits, labels, where=where, axis=axis)
     gamma = scalar("gamma", gamma, like=examples.logits, at_least=0.0)
-    losses = _focal(_surprises(examples.logits), gamma)
-    return examples.finish(_share(examples.logits, losses, examples.labels))
+    return examples.finish(_share(_focal, examples.logits, examples.labels, (gamma,)))
 
 
-@jax.custom_jvp
-def _focal(surprise: Array, gamma: Array) -> Array:
-    """Returns (1 - p)^gamma s for the surprise s = -log p."""
-    return jnp.exp(gamma * _log_missing(surprise)) * surprise
-
-
-@_focal.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # With r = 1 - e^-s:  dL/ds = r^gamma (1 + gamma s p / r),  dL/dgamma = L log r. At s = 0, where
-    # r^gamma has an infinite slope, s p / r is 1.
-    (s, gamma), (s_dot, gamma_dot) = primals, tangents
+def _focal(s: Array, gamma: Array) -> _Slopes:
+    """Returns l = r^gamma s with r = 1 - p = 1 - e^-s, and its slopes in s and gamma."""
+    # dl/ds = r^gamma (1 + gamma s p / r), dl/dgamma = l log r. At s = 0 the ratio s p / r is 1.
     log_r = _log_missing(s)
     power = jnp.exp(gamma * log_r)
     odds = jnp.where(s > 0.0, s * jnp.exp(-s - log_r), 1.0)
-    return _focal(s, gamma), power * ((1.0 + gamma * odds) * s_dot + s * log_r * gamma_dot)
+    return power * s, power * (1.0 + gamma * odds), (power * s * log_r,)
 
 
 def _log_missing(surprise: Array) -> Array:
@@ -243,8 +256,13 @@ def normalized_generalized_cross_entropy(
     """
     examples = prepare(logits, labels, where=where, axis=axis)
     q = scalar("q", q, like=examples.logits, above=0.0, at_most=1.0)
-    losses = complement(-q * _surprises(examples.logits))
-    return examples.finish(_share(examples.logits, losses, examples.labels))
+    return examples.finish(_share(_box_cox, examples.logits, examples.labels, (q,)))
+
+
+def _box_cox(s: Array, q: Array) -> _Slopes:
+    """Returns 1 - p^q = 1 - e^(-q s), and its slopes in s and q."""
+    power = jnp.exp(-q * s)
+    return complement(-q * s), q * power, (s * power,)
 
 
 def active_negative(
@@ -311,11 +329,17 @@ def active_negative(
     beta = scalar("beta", beta, like=z, at_least=0.0)
     gamma = scalar("gamma", gamma, like=z, at_least=0.0)
     largest = -jnp.log(scalar("min_probability", min_probability, z, above=0.0, at_most=1.0))
-    surprises = _surprises(z)
-    losses = _focal(surprises, gamma)
-    spared = ~jnp.isneginf(z) & ~(surprises >= largest)
-    negatives = jnp.where(spared, _focal(largest, gamma) - losses, 0.0)
-    return examples.finish(alpha * _share(z, losses, y) + beta * (1.0 - _part(negatives, y)))
+    active = _share(_focal, z, y, (gamma,))
+    negative = jnp.where(_impossible(z, y), 1.0, 1.0 - _share(_spared, z, y, (gamma, largest)))
+    return examples.finish(alpha * active + beta * negative)
+
+
+def _spared(s: Array, gamma: Array, largest: Array) -> _Slopes:
+    """Returns how far the focal loss stays below that of the largest surprise, and its slopes."""
+    most, most_slope, (most_by_gamma,) = _focal(largest, gamma)
+    loss, slope, (by_gamma,) = _focal(s, gamma)
+    values = most - loss, -slope, (most_by_gamma - by_gamma, jnp.broadcast_to(most_slope, s.shape))
+    return jax.tree.map(lambda array: jnp.where(s >= largest, 0.0, array), values)
 
 
 _Loss = Callable[..., Array]

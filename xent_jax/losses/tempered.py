@@ -1,7 +1,11 @@
 """The bi-tempered loss: a bounded logarithm of a softmax whose tail is heavy, or ends."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from xent_jax.losses.contract import prepare, scalar
 from xent_jax.losses.logarithms import relative_expm1, relative_log1p
@@ -114,76 +118,86 @@ def _entropy_terms(target: Array, t1: Array) -> Array:
 
 def _tempered_log_softmax(logits: Array, excess: Array) -> tuple[Array, Array]:
     """Returns log p for t2 = 1 + excess, and where p > 0; log p is 0 elsewhere."""
-    return _log_tempered(_normalizer(logits, excess)[..., None] - logits, excess)
+    # The largest logit is taken off first: beside it the shift would lose its digits.
+    gaps = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)) - logits
+    return _log_tempered(gaps + _shift(gaps, excess)[..., None], excess)
 
 
 def _log_tempered(gaps: Array, excess: Array) -> tuple[Array, Array]:
     """Returns log exp_t(-gap), and where exp_t(-gap) > 0; the logarithm is 0 elsewhere."""
-    supported = (gaps < jnp.inf) & (1.0 + excess * jnp.where(gaps < jnp.inf, gaps, 0.0) > 0.0)
-    missing = jnp.isnan(gaps)  # no class can occur: everything is NaN
-    return _log_exp(jnp.where(supported | missing, gaps, 0.0), excess), supported | missing
+    finite = jnp.where(gaps < jnp.inf, gaps, 0.0)
+    # A NaN, where no class can occur, is passed on.
+    supported = ~(gaps == jnp.inf) & ~(1.0 + excess * finite <= 0.0)
+    return _log_exp(jnp.where(supported, gaps, 0.0), excess), supported
 
 
 @jax.custom_jvp
 def _log_exp(gaps: Array, excess: Array) -> Array:
     """Returns -log(1 + c g) / c for the excess c, which is -g at c = 0."""
-    return -gaps * relative_log1p(excess * gaps)
+    plain = excess == 0.0
+    return -jnp.where(plain, gaps, jnp.log1p(excess * gaps) / jnp.where(plain, 1.0, excess))
 
 
-@_log_exp.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # -dg / (1 + c g) + (the series' slope) dc. By hand, because autodiff differentiates the series
-    # for dg too.
+@functools.partial(_log_exp.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # -dg / (1 + c g) + (slope in c) dc. The latter is the derivative of a series, exact near c = 0
+    # and dear: it is left out where t2 is a constant.
     (gaps, excess), (gaps_dot, excess_dot) = primals, tangents
-    _, by_excess = jax.jvp(
-        lambda c: -gaps * relative_log1p(c * gaps), (excess,), (jnp.ones_like(excess),)
-    )
-    return _log_exp(gaps, excess), by_excess * excess_dot - gaps_dot / (1.0 + excess * gaps)
+    tangent = jnp.zeros_like(gaps)
+    if not isinstance(gaps_dot, SymbolicZero):
+        tangent = -gaps_dot / (1.0 + excess * gaps)
+    if not isinstance(excess_dot, SymbolicZero):
+        tangent = tangent + _slope_in_excess(gaps, excess) * excess_dot
+    return _log_exp(gaps, excess), tangent
+
+
+def _slope_in_excess(gaps: Array, excess: Array) -> Array:
+    return jax.jvp(lambda c: -gaps * relative_log1p(c * gaps), (excess,), (jnp.ones_like(excess),))[
+        1
+    ]
 
 
 @jax.custom_jvp
-def _normalizer(logits: Array, excess: Array) -> Array:
-    """Returns the lambda (...) with sum_k exp_t(z_k - lambda) = 1."""
-    largest = jnp.max(logits, axis=-1)
-    gaps = largest[..., None] - logits
-    tolerance = 8.0 * jnp.finfo(logits.dtype).eps
+def _shift(gaps: Array, excess: Array) -> Array:
+    """Returns the s (...) with sum_k exp_t(-gap_k - s) = 1, for gaps whose least is 0."""
+    tolerance = 8.0 * jnp.finfo(gaps.dtype).eps
 
     def rise(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         shift, _, steps = state
-        log_p, supported = _log_tempered(gaps + shift[..., None], excess)
-        p = jnp.where(supported, jnp.exp(log_p), 0.0)
-        total = jnp.sum(p, axis=-1)
-        slope = jnp.sum(_powers(gaps + shift[..., None], p, excess), axis=-1)
-        # h = (f^-c - 1) / c for the sum f, h' = f^(-c - 1) slope: the step is -h / h'.
-        log_total = jnp.log(total)
+        p, powers = _tempered(gaps + shift[..., None], excess)
+        # h = (f^-c - 1) / c for the sum f, h' = f^(-c - 1) sum p^t: the step is -h / h'.
+        log_total = jnp.log(jnp.sum(p, axis=-1))
         step = log_total * relative_expm1(-excess * log_total)
-        step = step * jnp.exp((1.0 + excess) * log_total) / slope
+        step = step * jnp.exp((1.0 + excess) * log_total) / jnp.sum(powers, axis=-1)
         return shift + step, log_total, steps + 1
 
     def unsolved(state: tuple[Array, Array, Array]) -> Array:
         _, log_total, steps = state
         return jnp.any(log_total > tolerance) & (steps < MAX_STEPS)
 
-    zero = jnp.zeros_like(largest)
+    zero = jnp.zeros_like(gaps[..., 0])
     shift, _, _ = jax.lax.while_loop(unsolved, rise, rise((zero, zero, jnp.int32(0))))
-    return largest + shift
+    return shift
 
 
-@_normalizer.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # sum_k dp_k = 0 with dp_k = p_k^t (dz_k - dlambda) + p_k (dlog p_k / dc) dc.
-    (logits, excess), (logits_dot, excess_dot) = primals, tangents
-    normalizer = _normalizer(logits, excess)
-    gaps = normalizer[..., None] - logits
-    (log_p, supported), (by_excess, _) = jax.jvp(
-        lambda c: _log_tempered(gaps, c), (excess,), (excess_dot,)
-    )
+@functools.partial(_shift.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # sum_k dp_k = 0 with dp_k = -p_k^t (dgap_k + ds) + p_k (dlog p_k / dc) dc.
+    (gaps, excess), (gaps_dot, excess_dot) = primals, tangents
+    shift = _shift(gaps, excess)
+    shifted = gaps + shift[..., None]
+    p, powers = _tempered(shifted, excess)
+    change = jnp.zeros_like(shift)
+    if not isinstance(gaps_dot, SymbolicZero):
+        change = -jnp.sum(powers * gaps_dot, axis=-1)
+    if not isinstance(excess_dot, SymbolicZero):
+        slope = _slope_in_excess(jnp.where(p > 0.0, shifted, 0.0), excess)
+        change = change + jnp.sum(p * slope, axis=-1) * excess_dot
+    return shift, change / jnp.sum(powers, axis=-1)
+
+
+def _tempered(gaps: Array, excess: Array) -> tuple[Array, Array]:
+    """Returns p = exp_t(-gap) and p^t, which is p / (1 + c gap) where p > 0."""
+    log_p, supported = _log_tempered(gaps, excess)
     p = jnp.where(supported, jnp.exp(log_p), 0.0)
-    powers = _powers(gaps, p, excess)
-    change = jnp.sum(powers * logits_dot + p * by_excess, axis=-1)
-    return normalizer, change / jnp.sum(powers, axis=-1)
-
-
-def _powers(gaps: Array, p: Array, excess: Array) -> Array:
-    """Returns p^t, which is p / (1 + c g), where p > 0."""
-    return p / jnp.where(p > 0.0, 1.0 + excess * jnp.where(p > 0.0, gaps, 0.0), 1.0)
+    return p, p / (1.0 + excess * jnp.where(supported, gaps, 0.0))
