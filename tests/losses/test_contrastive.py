@@ -115,6 +115,14 @@ def test_a_broken_embedding_that_counts_is_told_by_nan(name):
     assert np.isnan(gradients[0][2]).any()
 
 
+@pytest.mark.parametrize("name", ["supervised_contrastive", "neighbourhood_component_analysis"])
+def test_padding_makes_no_nan_on_the_way(name):
+    embeddings, labels = draw(name)
+    with jax.debug_nans(True):
+        loss = BY_NAME[name].function(embeddings, labels, where=np.arange(EXAMPLES) < 4)
+    assert np.all(loss[:4] > 0)
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 def test_any_order_of_the_examples(name):
     inputs, order = draw(name), np.array([3, 0, 5, 1, 4, 2])
@@ -535,6 +543,21 @@ def test_semi_hard_negatives_are_found_among_many():
                 )
         expected.append(np.mean([max(0.0, 0.2 + gap) for gap in gaps]))
     close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_negative_as_far_as_the_positive_is_not_beyond_it():
+    places = np.float32([[0], [1], [-1], [2], [9]])
+    loss = run(xent.batch_semi_hard_triplet, places, np.array([0, 0, 1, 2, 3]), margin=4.0)
+    close(loss[0], 4.0 + 1.0 - 4.0)
+
+
+@pytest.mark.parametrize("name", OVER_BATCHES)
+def test_accelerators_are_asked_for_all_digits_of_the_products(name):
+    floats, labels = split(draw(name))
+    loss = functools.partial(BY_NAME[name].function, **BY_NAME[name].values)
+    products = str(jax.make_jaxpr(loss)(*floats, *labels)).split("dot_general")[1:]
+    assert products
+    assert all("precision=(Precision.HIGHEST" in p or "precision=Highest" in p for p in products)
 
 
 def test_tuplet_margin_forgives_an_angle_and_not_more():
