@@ -1,6 +1,7 @@
-"""What losses know of the classes before training, their counts and shares, checked and converted.
+"""What losses know of the classes before training: counts and shares, checked, and as shifts.
 
-Values are checked where they are known, that is not while JAX traces or maps over them.
+Values are checked where they are known, that is not while JAX traces or maps over them. A shift is
+a logarithm per class that is added to the logits.
 """
 
 import jax

@@ -123,7 +123,7 @@ def sigmoid_equalization(
       class_prior: pi, of shape (K,): the share of training images that show the class; 0 counts as
         rare. The shares need not sum to 1.
       threshold: lambda in [0, 1]: classes of a smaller share are rare; at 0 the loss is the binary
-        cross-entropy. 0.00177 in the authors' code, which takes in LVIS's rare and common classes.
+        cross-entropy. 0.00177 in the authors' code, for LVIS.
       where: True for the elements that count, of the logits' shape; the others give loss 0 and
         gradient 0 whatever they hold, and their labels make no object.
 

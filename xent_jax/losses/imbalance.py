@@ -57,8 +57,8 @@ def class_balanced_weights(
     The gradient goes to the counts and to beta.
 
     Numerics: :math:`1 - \beta^n` is :math:`-\mathrm{expm1}(n \log \beta)`, and the logarithm of a
-    beta that is a Python number is taken in double precision: in float32 0.9999 has lost four
-    digits of its distance from 1.
+    beta that is a Python number is taken in double precision: float32 keeps only four digits of
+    the distance of 0.9999 from 1, and so the weights for a traced beta.
 
     References:
       Cui et al., `Class-Balanced Loss Based on Effective Number of Samples
