@@ -254,14 +254,20 @@ def test_agrees_with_optax():
     labels = np.random.default_rng(8).integers(0, 5, 20)
     sides = np.where(labels > 2, 1, -1)
     scores = logits[:, 0]
-    pairs = [
-        (xent.multiclass_sparsemax_loss(logits, labels),
-         losses.multiclass_sparsemax_loss(logits, labels)),
-        (xent.multiclass_perceptron_loss(logits, labels),
-         losses.multiclass_perceptron_loss(jnp.asarray(logits), labels)),
-        (xent.sparsemax_loss(scores, labels > 2), losses.sparsemax_loss(scores, jnp.asarray(labels > 2))),
-        (xent.hinge_loss(scores, sides), losses.hinge_loss(scores, np.float32(sides))),
-        (xent.perceptron_loss(scores, sides), losses.perceptron_loss(scores, np.float32(sides))),
-    ]  # fmt: skip
-    for ours, theirs in pairs:
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = [
+            losses.multiclass_sparsemax_loss(logits, labels),
+            losses.multiclass_perceptron_loss(jnp.asarray(logits), labels),
+            losses.sparsemax_loss(scores, jnp.asarray(labels > 2)),
+            losses.hinge_loss(scores, sides),
+            losses.perceptron_loss(scores, sides),
+        ]
+    ours = [
+        xent.multiclass_sparsemax_loss(logits, labels),
+        xent.multiclass_perceptron_loss(logits, labels),
+        xent.sparsemax_loss(scores, labels > 2),
+        xent.hinge_loss(scores, sides),
+        xent.perceptron_loss(scores, sides),
+    ]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,92 @@
+"""What the matrix does not see of lists: masks of items, other axes, maps, scores of any size."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import xent_jax as xent
+
+LOSSES = [xent.ranking_softmax_loss, xent.list_mle, xent.pairwise_logistic]
+over_losses = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+
+RNG = np.random.default_rng(0)
+SCORES = np.float32(2 * RNG.normal(size=(4, 5)))
+RELEVANCE = np.float32(RNG.integers(0, 3, size=(4, 5)))
+WHERE = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
+
+
+@over_losses
+def test_masked_items_have_no_influence_whatever_they_hold(loss):
+    garbage = np.resize(np.float32([np.nan, np.inf, -np.inf, 1e30]), SCORES.shape)
+    scores, relevance = (np.where(WHERE, x, garbage) for x in (SCORES, RELEVANCE))
+    value, pullback = jax.vjp(lambda z: loss(z, relevance, where=WHERE), scores)
+    gradient = np.asarray(pullback(np.ones(4, np.float32))[0])
+    assert np.all(gradient[~WHERE] == 0)
+    assert np.all(np.isfinite(gradient))
+    assert value[3] == 0
+    for row in range(3):
+        kept = WHERE[row]
+        alone = SCORES[row, kept][None], RELEVANCE[row, kept][None]
+        expected, pullback = jax.vjp(lambda z, y=alone[1]: loss(z, y), alone[0])
+        np.testing.assert_allclose(value[row], expected[0], rtol=1e-5)
+        slopes = pullback(np.ones(1, np.float32))[0][0]
+        np.testing.assert_allclose(gradient[row, kept], slopes, rtol=1e-4, atol=1e-6)
+
+
+@over_losses
+def test_other_axes_and_maps(loss):
+    expected = loss(SCORES, RELEVANCE)
+    np.testing.assert_allclose(loss(SCORES.T, RELEVANCE.T, axis=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(loss)(SCORES, RELEVANCE), expected, rtol=1e-5)
+    assert loss(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)).shape == (0,)
+
+
+@over_losses
+def test_scores_of_any_size(loss):
+    scores = np.float32([[1e4, -1e4, 0], [-1e4, 1e4, 0], [1e4, 1e4, 1e4]])
+    relevance = np.array([[2, 0, 1]] * 3)
+    value, pullback = jax.vjp(lambda z: loss(z, relevance), scores)
+    assert np.all(np.isfinite(value))
+    assert np.all(value >= 0)
+    assert np.all(np.isfinite(pullback(np.ones(3, np.float32))[0]))
+    if loss is not xent.ranking_softmax_loss:  # which asks for shares, not for an order
+        assert value[0] == 0
+
+
+@over_losses
+def test_a_constant_added_to_the_scores_changes_nothing(loss):
+    scores = np.round(SCORES * 4) / 4
+    np.testing.assert_allclose(loss(scores, RELEVANCE), loss(scores + 64, RELEVANCE), rtol=1e-5)
+
+
+def test_an_item_that_cannot_occur_and_is_not_relevant():
+    scores, relevance = np.float32([[0.0, -np.inf, 0.0]]), np.float32([[1, 0, 0]])
+    value, pullback = jax.vjp(lambda z: xent.ranking_softmax_loss(z, relevance), scores)
+    np.testing.assert_allclose(value, [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(pullback(np.ones(1, np.float32))[0], [[-0.5, 0, 0.5]])
+
+
+def test_list_mle_is_the_likelihood_of_a_distribution_over_orders():
+    orders = list(itertools.permutations(range(4)))
+    scores = np.broadcast_to(SCORES[0, :4], (len(orders), 4))
+    p = np.exp(-xent.list_mle(scores, np.array(orders)))
+    np.testing.assert_allclose(p.sum(), 1.0, rtol=1e-5)
+
+
+def test_agrees_with_optax():
+    ranking = pytest.importorskip("optax").losses.ranking_softmax_loss
+    theirs = ranking(SCORES, jax.numpy.asarray(RELEVANCE), reduce_fn=None)
+    np.testing.assert_allclose(xent.ranking_softmax_loss(SCORES, RELEVANCE), theirs, rtol=1e-5)
+
+
+def test_what_does_not_fit_is_told():
+    with pytest.raises(ValueError, match="labels must hold one value per item"):
+        xent.pairwise_logistic(SCORES, RELEVANCE[0])
+    with pytest.raises(ValueError, match="where must hold one value per item"):
+        xent.list_mle(SCORES, RELEVANCE, where=WHERE[0])
+    with pytest.raises(TypeError):
+        xent.list_mle(SCORES, RELEVANCE, where=WHERE.astype(np.int32))
+    with pytest.raises(ValueError, match="one shape"):
+        xent.bayesian_personalised_ranking(SCORES, SCORES[0])
