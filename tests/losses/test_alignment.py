@@ -1,5 +1,6 @@
 """CTC and the transducer against every alignment there is, at their edges, beside their peers."""
 
+import functools
 import itertools
 
 import jax
@@ -24,12 +25,17 @@ def draw(loss, seed=0, examples=4, dtype=np.float32):
     return logits.astype(dtype), paddings, labels.astype(np.int32), label_paddings
 
 
-def value_and_gradient(loss, logits, *rest, **keywords):
-    def total(logits):
+@functools.cache
+def compiled(loss, **keywords):
+    def total(logits, *rest):
         losses = loss(logits, *rest, **keywords)
         return losses.sum(), losses
 
-    gradient, losses = jax.jit(jax.grad(total, has_aux=True))(logits)
+    return jax.jit(jax.grad(total, has_aux=True))
+
+
+def value_and_gradient(loss, logits, *rest, **keywords):
+    gradient, losses = compiled(loss, **keywords)(logits, *rest)
     return np.asarray(losses), np.asarray(gradient)
 
 

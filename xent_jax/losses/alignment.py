@@ -4,6 +4,8 @@ Shapes are Optax's: one row per sequence, padded at the end, with paddings that 
 or a label is padding and 0 where it counts.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -74,7 +76,7 @@ def ctc_loss(
     """
     logits, frames = _frames(logits, logit_paddings, "B, T, K", 3, blank_id)
     labels, counted, valid = _labels(labels, label_paddings, logits, blank_id)
-    align = jax.vmap(lambda *sequence: _ctc_log_likelihood(*sequence, blank_id))
+    align = jax.vmap(functools.partial(_ctc_log_likelihood, blank=blank_id))
     loss = -align(logits, frames, labels, jnp.sum(counted, axis=-1))
     return _finish(loss, valid, zero_infinity)
 
@@ -161,7 +163,7 @@ def rnn_transducer(
         )
     begun = jnp.pad(counted, ((0, 0), (1, 0)), constant_values=True)
     logits = masked(logits, frames[:, :, None] & begun[:, None, :])
-    align = jax.vmap(lambda *sequence: _transducer_log_likelihood(*sequence, blank_id))
+    align = jax.vmap(functools.partial(_transducer_log_likelihood, blank=blank_id))
     loss = -align(logits, jnp.sum(frames, axis=-1), labels, jnp.sum(counted, axis=-1))
     return _finish(loss, valid & _is_prefix(frames), zero_infinity=False)
 
