@@ -1027,7 +1027,7 @@ def robust_f_divergence(
     gain, price = _BOUNDS[divergence]
     p = jnp.exp(label_log_probability(examples.logits, examples.labels))
     peer_p = jnp.exp(label_log_probability(peers.logits, peers.labels))
-    return examples.only(peers.valid).finish(price(peer_p) - gain(p))
+    return peers.finish(examples.finish(price(peer_p) - gain(p)))
 
 
 def _jeffrey_conjugate(t: Array) -> Array:

@@ -25,7 +25,7 @@ from xent_jax.losses.softmax import (
     is_label,
     label_entry,
     label_log_probability,
-    log_normalizer,
+    probabilities,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
@@ -113,7 +113,7 @@ def _(family: _Family, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> t
     total = jnp.sum(losses, axis=-1)
     one = (total == 0.0) | _impossible(logits, labels)
     factor = (label_slope - share * jnp.sum(slopes, axis=-1))[..., None]
-    change = factor * jnp.where(possible, jnp.exp(-surprises), 0.0) + share[..., None] * slopes
+    change = factor * probabilities(logits) + share[..., None] * slopes
     change = change - jnp.where(is_label(logits, labels), label_slope[..., None], 0.0)
     tangent = jnp.sum(change * logits_dot, axis=-1)
     for of_label, of_all, dot in zip(label_by, by, parameter_dots, strict=True):
@@ -123,9 +123,11 @@ def _(family: _Family, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> t
 
 def _surprises(logits: Array) -> tuple[Array, Array]:
     """Returns -log p_k of every class (..., K), and which can occur; the others have 0."""
-    gaps = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)) - logits
-    surprises = gaps + log_normalizer(-gaps)[..., None]
-    possible = ~jnp.isposinf(surprises)
+    # Written out of the logits, so that every pass over the classes fuses from them.
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    total = jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True)
+    surprises = jnp.log(total) + (largest - logits)
+    possible = ~(jnp.isneginf(logits) & (largest > logits))
     return jnp.where(possible, surprises, 0.0), possible
 
 
