@@ -30,12 +30,15 @@ def test_each_chosen_label_becomes_each_allowed_class_equally_often(name, own, r
     # Five standard deviations of a binomial share, and exactly none where none are allowed.
     tolerance = 5 * np.sqrt(expected * (1 - expected) * num_classes / N)
     assert (np.abs(joint - expected) <= tolerance).all()
+    matrix = data.transition_matrix(name, num_classes, rate=rate)
+    np.testing.assert_allclose(matrix, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", data.CORRUPTIONS)
 def test_rate_0_changes_nothing_and_one_class_has_no_other(name):
     clean = dataset()
     np.testing.assert_array_equal(data.corrupt(clean, name, rate=0.0, seed=0).labels, clean.labels)
+    assert data.transition_matrix(name, 1, rate=1.0) == [[1.0]]
     single = dataset(num_classes=1, n=5)
     np.testing.assert_array_equal(data.corrupt(single, name, rate=1.0, seed=0).labels, np.zeros(5))
 

@@ -41,3 +41,29 @@ def test_select_takes_the_same_examples_of_every_column():
         columns = (part.images.ravel(), part.labels, part.clean_labels)
         assert [list(column) for column in columns] == [[1, 2], [1, 0], [1, 2]]
         assert (part.class_names, part.name) == (whole.class_names, whole.name)
+
+
+def test_held_out_examples_are_drawn_by_the_seed_and_by_nothing_else():
+    whole = dataset(np.arange(300) % 3)
+    rest, held = data.split(whole, 60, seed=1)
+    assert (len(rest.labels), len(held.labels)) == (240, 60)
+    numbered = dataset(np.arange(300) % 3, images=np.arange(300).reshape(-1, 1, 1, 1))
+    rest, held = data.split(numbered, 60, seed=1)
+    places = [part.images.ravel().tolist() for part in (rest, held)]
+    assert sorted(places[0] + places[1]) == list(range(300))
+    assert all(part == sorted(part) for part in places)
+    assert places[1] == data.split(numbered, 60, seed=1)[1].images.ravel().tolist()
+    assert places[1] != data.split(numbered, 60, seed=2)[1].images.ravel().tolist()
+    np.testing.assert_array_equal(held.labels, np.array(places[1]) % 3)
+    with pytest.raises(
+        UserError, match="cannot hold out 300 of 300 examples; choose from 1 to 299"
+    ):
+        data.split(whole, 300, seed=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_held_out_examples_are_as_often_wrong_as_the_others(seed):
+    clean = dataset(np.arange(3000) % 3)
+    rest, held = data.split(data.corrupt(clean, rate=0.4, seed=seed), 1000, seed)
+    wrong = [np.mean(part.labels != part.clean_labels) for part in (rest, held)]
+    np.testing.assert_allclose(wrong, 0.4, atol=0.06)

@@ -70,6 +70,15 @@ def test_hyper_parameters_and_the_mask_reach_the_loss() -> None:
     np.testing.assert_allclose(found, [*expected, 0.0], rtol=1e-5)
 
 
+def test_a_preset_is_bound_and_the_config_goes_first() -> None:
+    def value(**spec: Any) -> np.ndarray:
+        return loss_of({"name": "symmetric_cross_entropy"} | spec, {}, *batch())
+
+    np.testing.assert_array_equal(value(preset="cifar100"), value(alpha=6.0, beta=0.1))
+    np.testing.assert_array_equal(value(preset="cifar100", alpha=2.0), value(alpha=2.0, beta=0.1))
+    assert (value(preset="cifar100")[:3] != value()[:3]).all()
+
+
 def test_context_is_bound_where_it_is_asked_for_and_the_config_goes_first() -> None:
     batch = jnp.zeros((3, 3)), jnp.arange(3), jnp.array([True, True, False])
     context = {"class_counts": COUNTS}
@@ -90,6 +99,11 @@ MISTAKES = {
     "unknown argument": ({"name": CROSS_ENTROPY, "q": 0.5}, "has no argument 'q'"),
     "what the step passes": ({"name": CROSS_ENTROPY, "axis": 0}, "has no argument 'axis'"),
     "out of range": ({"name": "generalized_cross_entropy", "q": 2.0}, r"cannot be trained so: q "),
+    "unknown preset": (
+        {"name": "generalized_cross_entropy", "preset": "cifar"},
+        r"has no preset 'cifar' \(did you mean 'cifar10",
+    ),
+    "no preset": ({"name": "brier_score", "preset": "mnist"}, "no preset is known for 'brier_sc"),
     "wrong type": ({"name": "generalized_cross_entropy", "q": "0.5"}, "cannot be trained so: "),
     "missing context": (
         {"name": "weighted"},

@@ -41,6 +41,8 @@ def symmetric_all(
 
 
 def _symmetric_matrix(num_classes: int) -> Float[np.ndarray, "classes classes"]:
+    if num_classes == 1:  # There is no other class to become.
+        return np.eye(1)
     return (1.0 - np.eye(num_classes)) / (num_classes - 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xent_jax import losses
+from xent_jax import losses, presets
 from xent_jax.errors import UserError
 from xent_jax.training.config import Section, call_arguments, known_name
 from xent_jax.typing import Array
@@ -83,11 +83,11 @@ def make_objective(
         raise UserError(f"config.{section}: {name!r} {obstacle}")
     known_name(section, name, trainable_losses())
     parameters, stateful = _parameters(name), "state" in _parameters(name)
-    arguments = call_arguments(section, spec, _hyper_parameters(name))
+    arguments = call_arguments(section, with_preset(section, spec), _hyper_parameters(name))
     for key, parameter in parameters.items():
         if key in constants:
             arguments.setdefault(key, constants[key])
-        elif parameter.default is parameter.empty and key not in {*arguments, *feed, "state"}:
+        elif _is_required(parameter) and key not in {*arguments, *feed, "state"}:
             raise UserError(f"config.{section}: {name!r} needs {key!r}{_advice(key)}")
     of_state = {key: arguments.pop(key) for key in arguments.keys() - parameters.keys()}
     asked = [key for key in parameters if key in feed and key not in arguments]
@@ -116,30 +116,55 @@ def make_objective(
     return Objective(partial(loss, **arguments), state)
 
 
+def with_preset(section: str, spec: Section) -> dict[str, Any]:
+    """Returns a loss's section with the arguments of its preset, which its own ones override.
+
+    Raises:
+      UserError: the loss has no such preset.
+    """
+    given = dict(spec.items())
+    if "preset" not in given:
+        return given
+    try:
+        return presets.preset(given["name"], given.pop("preset")) | given
+    except ValueError as error:
+        raise UserError(f"config.{section}: {error}") from None
+
+
 def _obstacle(name: str) -> str | None:
     """Returns why no config may name this function of the catalogue, or None if one may."""
     parameters = _parameters(name)
     outputs = parameters.keys() & {"logits", "cosines"}
     room = getattr(losses, name).__module__.rpartition(".")[2]
-    if not outputs or not parameters.keys() >= {"labels", "where"} or room in _OF_SEQUENCES:
+    if not outputs or not parameters.keys() >= {"labels", "where"} or room in _OF_OTHERS:
         return "is no loss of a network's output and class labels"
     if name in _OF_OTHER_LABELS:
         return _OF_OTHER_LABELS[name]
     for key, parameter in parameters.items():
-        if parameter.default is parameter.empty and key not in FEEDS | CONSTANTS:
+        if _is_required(parameter) and key not in FEEDS | CONSTANTS:
             return f"needs {key!r}, which no step of this training gives"
     return None
 
 
-_OF_SEQUENCES = ("alignment", "large_vocabulary", "sequence")
+_OF_OTHERS = ("alignment", "large_vocabulary", "ranking", "sequence")
+_ORDERED = "takes a score for each step between classes, not one for each class"
 _OF_OTHER_LABELS = {
+    "augmix": "takes several views of each example",
+    "coral": _ORDERED,
+    "corn": _ORDERED,
+    "cumulative_link": _ORDERED,
     "lovasz_softmax": "takes images whose every pixel has a label",
+    "negative_learning": "takes a class that the example is not of",
     "proxy_anchor": "gives one value for the whole batch, not one per example",
     "soft_triple": "takes several cosines for each class",
     "softmax_cross_entropy": "takes a distribution for each example: class labels go to "
     "softmax_cross_entropy_with_integer_labels",
     "zlpr_multilabel": "takes a set of labels for each example",
 }
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind != parameter.VAR_POSITIONAL
 
 
 def _hyper_parameters(name: str) -> set[str]:

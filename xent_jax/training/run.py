@@ -1,6 +1,7 @@
 """A run made ready: from a config to data, a model, an objective and a compiled program."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from xent_jax.training.config import (
     known_name,
 )
 from xent_jax.training.mesh import Runner, mesh_runner
-from xent_jax.training.objective import make_objective
+from xent_jax.training.objective import make_objective, with_preset
 from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.pmap import pmap_runner
 from xent_jax.training.step import Program, TrainState, init_state
@@ -126,6 +127,8 @@ def _program(config: Config, train: data.Dataset) -> tuple[Program, Callable[[],
     if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
         make_objective("baseline", config.baseline, feed, constants)
     objective = make_objective("loss", config.loss, feed, constants)
+    if config.mixing.name != "none" and objective.state is not None:
+        raise UserError(f"config.mixing: {config.loss.name!r} keeps a state of unmixed labels")
     steps_per_epoch = pipeline.steps_per_epoch(len(train.labels), config.batch_size)
     optimizer = make_optimizer(config, steps_per_epoch)
     tau = config.evaluation
@@ -253,10 +256,28 @@ def _check_together(config: Config, train: data.Dataset) -> None:
         raise UserError(f"config.dataset.shift={config.dataset.shift} must be below {size} pixels")
     if config.mixing.name != "none" and config.parallel == "pmap":
         raise UserError("config.mixing needs the whole batch: set config.parallel='mesh'")
+    for section in ("loss", "baseline"):
+        _check_scale(section, config)
     if config.evaluation.tau_normalisation and config.model.get("cosine_scale"):
         raise UserError(
             "config.evaluation.tau_normalisation changes nothing where class weights have norm 1: "
             "set it to 0, or config.model.cosine_scale"
+        )
+
+
+def _check_scale(section: str, config: Config) -> None:
+    """Tells of a loss that multiplies cosines by another number than the network does."""
+    ours, loss = config.model.get("cosine_scale"), getattr(losses, config[section].name, None)
+    parameters = inspect.signature(loss).parameters if callable(loss) else {}
+    if not (ours and "cosines" in parameters and "scale" in parameters):
+        return
+    given = with_preset(section, config[section])
+    theirs = given.get("scale", parameters["scale"].default)
+    if theirs is not None and theirs != ours:
+        raise UserError(
+            f"config.{section}: {config[section].name!r} has scale={theirs}, the network "
+            f"config.model.cosine_scale={ours}, so that evaluation would see other probabilities "
+            "than training: make them equal"
         )
 
 
