@@ -9,12 +9,12 @@ import pytest
 
 from xent_jax import losses
 
-MODULES = [module.name for module in pkgutil.iter_modules(losses.__path__)]
+MODULES = [f"losses.{module.name}" for module in pkgutil.iter_modules(losses.__path__)]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [*MODULES, "presets"])
 def test_examples(name):
-    module = importlib.import_module(f"xent_jax.losses.{name}")
+    module = importlib.import_module(f"xent_jax.{name}")
     # Four digits, so that an example does not depend on the machine's last bits.
     with np.printoptions(precision=4, suppress=True):
         failed, _ = doctest.testmod(module)

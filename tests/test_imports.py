@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "models": set(),
     "data": set(),
     "reporting": set(),
-    "training": {"losses", "linear_xent", "metrics", "models", "data", "reporting"},
+    "training": {"losses", "linear_xent", "metrics", "models", "data", "reporting", "presets"},
 }
 OPEN = {"typing", "errors"}
 ROOMS = sorted(

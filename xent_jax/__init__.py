@@ -1,10 +1,10 @@
 """The cross-entropy family for JAX: pure, proven loss functions, and the studies built on them."""
 
-from xent_jax import losses, metrics
+from xent_jax import losses, metrics, presets
 from xent_jax.losses import *  # noqa: F403  the catalogue: `losses.__all__`
 from xent_jax.losses.reduction import masked_mean, masked_sum
 
 __version__ = "0.1.0"
 
-__all__ = ["losses", "masked_mean", "masked_sum", "metrics"]
+__all__ = ["losses", "masked_mean", "masked_sum", "metrics", "presets"]
 __all__ += losses.__all__

@@ -126,7 +126,7 @@ def with_preset(section: str, spec: Section) -> dict[str, Any]:
     if "preset" not in given:
         return given
     try:
-        return presets.preset(given["name"], given.pop("preset")) | given
+        return presets.preset(given["name"], str(given.pop("preset"))) | given
     except ValueError as error:
         raise UserError(f"config.{section}: {error}") from None
 
