@@ -12,6 +12,10 @@ Record = dict[str, Any]
 _COLUMNS = {
     "test accuracy": lambda record: f"{record['test']['accuracy']:.2%}",
     "calibration error": lambda record: f"{record['test']['expected_calibration_error']:.2%}",
+    "temperature": lambda record: f"{record['calibrated']['temperature']:.2f}",
+    "calibration error with it": lambda record: (
+        f"{record['calibrated']['expected_calibration_error']:.2%}"
+    ),
     "wrong labels memorised": lambda record: f"{record['wrong_labels']['memorised']:.1%}",
     "training time": lambda record: f"{record['timing']['seconds']:.1f} s",
 }

@@ -65,7 +65,8 @@ def default_config() -> Config:
     config.evaluation = ConfigDict()
     config.evaluation.logit_adjustment = 0.0  # tau: subtract tau log prior from the logits
     config.evaluation.tau_normalisation = 0.0  # tau: divide class weights by their norm ** tau
-    config.evaluation.temperature_scaling = False  # at the end, fitted to the validation examples
+    # At the end, fitted to the validation examples, whose labels are corrupted like the others.
+    config.evaluation.temperature_scaling = False
 
     config.weight_decay = 0.0  # decoupled where the optimiser has its own, else L2 in the gradient
     config.clip_norm = 0.0  # the largest global norm of a gradient; 0: no clipping
