@@ -16,6 +16,7 @@ from tests.losses.cases import (
     noisy_labels,
     normalized,
     ordinal,
+    overlap,
     policy,
     ranking,
     regression,
@@ -45,6 +46,7 @@ ROOMS = (
     fenchel_young,
     ranking,
     ordinal,
+    overlap,
     regression,
 )
 CASES = [case for room in ROOMS for case in room.CASES]

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from xent_jax.losses.contract import Examples, floating, prepare, prepare_targets, scalar
+from xent_jax.losses.contract import (
+    Examples,
+    example_mask,
+    floating,
+    masked,
+    prepare,
+    prepare_targets,
+    scalar,
+)
 from xent_jax.losses.softmax import (
     complement,
     is_label,
@@ -269,6 +277,59 @@ def _check_distribution(examples: Examples) -> None:
             "probabilities must be at least 0 and sum to 1 over the classes; "
             "logits go to softmax_cross_entropy_with_integer_labels"
         )
+
+
+def smooth_labels(
+    labels: Float[Array, "..."],
+    alpha: Scalar,
+    *,
+    axis: int | tuple[int, ...] | None = -1,
+    where: Bool[Array, "..."] | None = None,
+) -> Float[Array, "..."]:
+    r"""Returns targets mixed with the uniform distribution, which keeps a model from certainty.
+
+    .. math::
+      t'_k = (1 - \alpha)\, t_k + \frac{\alpha}{K}
+
+    For losses that take targets. `softmax_cross_entropy_with_integer_labels` smooths class labels
+    without an array of targets.
+
+    Args:
+      labels: t, floating point, of shape (..., K) for the default axis.
+      alpha: in [0, 1]; 0.1 for ImageNet in the paper.
+      axis: the axis, or axes, of classes; None for all.
+      where: True for the classes that can occur, of the labels' shape: K counts them alone, and the
+        others get the target 0, whatever they hold. optax gives them a share.
+
+    Returns:
+      An array of the labels' shape, in float32 (float64 for float64 labels).
+
+    Raises:
+      TypeError: labels that are not floating point, or a mask that is not boolean.
+      ValueError: a mask of another shape, or alpha outside [0, 1].
+
+    The gradient is :math:`1 - \alpha` times that of t'.
+
+    References:
+      Szegedy et al., `Rethinking the Inception Architecture for Computer Vision
+      <https://arxiv.org/abs/1512.00567>`_, 2015, section 7.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> print(xent.smooth_labels(jnp.array([0.0, 1.0, 0.0, 0.0]), 0.1))
+      [0.025 0.925 0.025 0.025]
+    """
+    labels = floating("labels", labels)
+    alpha = scalar("alpha", alpha, like=labels, at_least=0.0, at_most=1.0)
+    where = example_mask(
+        jnp.ones(labels.shape, jnp.bool_) if where is None else where,
+        labels[..., None],
+        "it masks classes",
+    )
+    count = jnp.sum(where, axis=axis, keepdims=True, dtype=labels.dtype)
+    share = jnp.broadcast_to(alpha / jnp.where(count > 0.0, count, 1.0), labels.shape)
+    return masked((1.0 - alpha) * masked(labels, where) + share, where)
 
 
 def softmax_focal_loss(

@@ -299,6 +299,70 @@ def ntxent(
     return _log_odds(pairs.cosines(1.0 / temperature), pairs.positive, pairs.negative)
 
 
+def decoupled_contrastive(
+    embeddings: Embeddings,
+    labels: Labels,
+    *,
+    temperature: Scalar = 0.1,
+    where: Mask | None = None,
+    axis_name: AxisName = None,
+) -> Losses:
+    r"""Computes the decoupled contrastive loss: `ntxent` without the positive in its denominator.
+
+    For self-supervised learning with small batches, where SimCLR's positive, once it is close,
+    takes the gradient of its negatives away.
+
+    .. math::
+      L_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{s_{ip}}{\tau}
+      + \log \sum_{n \in N_i} e^{s_{in} / \tau}, \qquad
+      s_{ij} = \frac{x_i \cdot x_j}{\|x_i\| \|x_j\|}
+
+    P and N are the anchor's positives and negatives: `ntxent` is the softplus of this, for one
+    positive.
+
+    Args:
+      embeddings: floating point, of shape (B, D).
+      labels: integers of shape (B,); equal ones belong together.
+      temperature: tau, above 0; 0.1 in the implementations in use.
+      where: True for the examples that count, of shape (B,); the others have loss 0 and gradient 0
+        whatever they hold, and the rest is computed as if they were not in the batch.
+      axis_name: inside `jax.shard_map`, the mesh axis that the batch is split over, so that anchors
+        are compared with the examples of all devices.
+
+    Returns:
+      One value per anchor in nats, which may be negative, of shape (B,), in float32 (float64 for
+      float64 embeddings); 0 for an anchor without a positive or without a negative.
+
+    Raises:
+      TypeError: embeddings that are not floating point, or labels that are not integers.
+      ValueError: shapes that do not fit, or a hyper-parameter outside its range.
+
+    The gradient in a cosine is :math:`-1 / (\tau |P|)` for a positive and :math:`q_n / \tau` for a
+    negative, q being the softmax over the negatives. `ntxent` multiplies both by the probability of
+    any negative, which goes to 0 for an easy positive.
+
+    References:
+      Yeh et al., `Decoupled Contrastive Learning <https://arxiv.org/abs/2110.06848>`_, 2022. Their
+      DCLW also weighs the positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0], [-0.5, 1.0]])
+      >>> labels = jnp.array([0, 0, 1, 1])
+      >>> print(xent.decoupled_contrastive(embeddings, labels, temperature=0.5))
+      [-1.4461 -0.5517 -0.5517 -1.4461]
+    """
+    pairs = _pairs(embeddings, labels, where, axis_name)
+    temperature = scalar("temperature", temperature, like=pairs.embeddings, above=0.0)
+    scores = pairs.cosines(1.0 / temperature)
+    largest, total = _log_sum(scores, pairs.negative)
+    # One after the other, which leaves all digits.
+    gaps = jnp.where(pairs.positive, largest - scores + total, 0.0)
+    mean = _mean(gaps, pairs.positive)
+    return jnp.where(jnp.any(pairs.negative, axis=-1), mean, 0.0)
+
+
 def supervised_contrastive(
     embeddings: Embeddings,
     labels: Labels,

@@ -56,6 +56,14 @@ def _regularised(logits, targets, z_loss, logit_softcap):
     return -(targets * log_p).sum(-1) + z_loss * normaliser**2
 
 
+def targets_alone(rng: np.random.Generator, examples: int, classes: int) -> Arrays:
+    return logits_and_targets(rng, examples, classes)[1:]
+
+
+def smooth_labels(targets, alpha):
+    return (1.0 - alpha) * targets + alpha * np.full_like(targets, 1.0 / targets.shape[-1])
+
+
 def dense_cross_entropy(logits, targets):
     return -(targets * np.log(softmax(logits))).sum(-1)
 
@@ -231,5 +239,13 @@ CASES = [
             xent.multiclass_hinge_loss(logits + 100.0 * one_hot(labels, logits.shape[-1]), labels),
             np.zeros(len(labels)),
         ),
+    ),
+    LossCase(
+        function=xent.smooth_labels,
+        family="transform",
+        reference=smooth_labels,
+        inputs=targets_alone,
+        parameters={"alpha": Parameter(0.1, 0.0, 1.0)},
+        limit=lambda targets: (xent.smooth_labels(targets, 1.0), np.full((5, 4), 0.25)),
     ),
 ]

@@ -57,6 +57,11 @@ def ntxent(positives, negatives, temperature):
 
 
 @per_anchor
+def decoupled_contrastive(positives, negatives, temperature):
+    return np.log(np.exp(negatives / temperature).sum()) - positives.mean() / temperature
+
+
+@per_anchor
 def supervised_contrastive(positives, negatives, temperature):
     positives, negatives = np.exp(positives / temperature), np.exp(negatives / temperature)
     everything = positives.sum() + negatives.sum()
@@ -181,6 +186,18 @@ CASES = [
         limit=lambda embeddings, labels: (  # two views of two images: one positive each
             xent.ntxent(embeddings[:4], labels[:4]),
             xent.supervised_contrastive(embeddings[:4], labels[:4], temperature=0.07),
+        ),
+    ),
+    LossCase(
+        function=xent.decoupled_contrastive,
+        family="embeddings",
+        reference=decoupled_contrastive(cosine),
+        inputs=embeddings_and_labels,
+        parameters={"temperature": TEMPERATURE},
+        defaults={"temperature": 0.1},
+        limit=lambda embeddings, labels: (  # two views of two images: one positive each
+            np.logaddexp(0.0, xent.decoupled_contrastive(embeddings[:4], labels[:4])),
+            xent.ntxent(embeddings[:4], labels[:4], 0.1),
         ),
     ),
     LossCase(
