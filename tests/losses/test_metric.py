@@ -24,6 +24,13 @@ MARGIN_LOSSES = [
 over_margin_losses = pytest.mark.parametrize("loss", MARGIN_LOSSES, ids=lambda f: f.__name__)
 
 
+def unchecked(loss):
+    """Returns the loss without the shape checks that only tests install."""
+    while hasattr(loss, "__wrapped__"):
+        loss = loss.__wrapped__
+    return loss
+
+
 def loss_and_gradient(loss, cosines, labels, **keywords):
     def total(cosines):
         value = loss(cosines, labels, **keywords)
@@ -116,6 +123,7 @@ def test_classes_that_cannot_occur_and_labels_outside_the_classes(loss):
     assert np.all(np.isnan(value[2:]))
     assert np.all(np.isfinite(gradient[:2]))
     assert gradient[0, 0] == 0.0
+    assert gradient[1, 0] < 0.0  # towards the label, though it cannot occur
     assert np.all(np.isnan(gradient[3:]).any(-1))
     slope = jax.grad(lambda scale: loss(cosines[:1], labels[:1], scale=scale).sum())(7.0)
     assert np.isfinite(slope)
@@ -139,6 +147,8 @@ def test_arguments_that_do_not_fit_are_told(loss):
         loss(cosines, np.array([0, 1]))
     with pytest.raises(ValueError, match="one boolean per example"):
         loss(cosines, labels, where=np.ones((1, 2), bool))
+    with pytest.raises(ValueError, match="no axis 2"):
+        loss(cosines, labels, axis=2)
 
 
 # ------------------------------------------------------------------ what the papers prove
@@ -206,6 +216,34 @@ def test_soft_triple_takes_the_nearest_centre_as_gamma_falls():
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_soft_triple_of_classes_with_fewer_centres():
+    cosines = np.random.default_rng(0).uniform(-0.9, 0.9, (5, 4, 3)).astype(np.float32)
+    labels, fewer = np.array([0, 1, 2, 3, 0]), cosines.copy()
+    fewer[:, 1, 1:] = -INF  # one centre is left
+    fewer[:, 2] = -INF  # none: a class that cannot occur
+    value, gradient = loss_and_gradient(xent.soft_triple, fewer, labels)
+    assert np.isposinf(value[2])
+    assert np.all(np.isfinite(gradient))
+    rest = labels != 2
+    one_left = cosines[rest][:, [0, 1, 3]]
+    one_left[:, 1] = cosines[rest][:, 1, :1]
+    expected, slopes = loss_and_gradient(xent.soft_triple, one_left, np.array([0, 1, 2, 0]))
+    np.testing.assert_allclose(value[rest], expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[rest][:, [0, 3]], slopes[:, [0, 2]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient[rest][:, 1].sum(-1), slopes[:, 1].sum(-1), rtol=1e-5)
+    assert np.all(gradient[:, 1, 1:] == 0.0)
+    assert np.all(gradient[rest][:, 2] == 0.0)
+
+
+def test_shapes_without_centres_or_examples_are_told():
+    cosines, labels = np.float32([0.3, 0.5]), np.array([0, 1])
+    with pytest.raises(ValueError, match=r"cosines must have shape \(..., classes, centres\)"):
+        unchecked(xent.soft_triple)(cosines, labels)
+    for shape in ((2,), (3, 2, 2)):
+        with pytest.raises(ValueError, match=r"cosines must have shape \(examples, classes\), got"):
+            unchecked(xent.proxy_anchor)(np.zeros(shape, np.float32), np.zeros(shape[:-1], int))
 
 
 # ------------------------------------------------------------------ cosines

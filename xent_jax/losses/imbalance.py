@@ -6,7 +6,6 @@ without them, and each says what becomes of a class that has no example at all. 
 out for themselves which classes are pushed aside stand in `gradient_balancing.py`.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -25,6 +24,7 @@ from xent_jax.losses.softmax import (
     complement,
     is_label,
     label_log_probability,
+    scaled,
     smoothed_cross_entropy,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Num, Scalar
@@ -313,7 +313,7 @@ def ldam(
     margins = max_margin * _rarity(per_class("class_counts", class_counts, z)) ** 0.25
     below = below_largest(z)
     shifted = jnp.where(is_label(z, y), below - margins[y][..., None], below)
-    return examples.finish(-label_log_probability(_times_logits(scale, shifted), y))
+    return examples.finish(-label_log_probability(scaled(scale, shifted), y))
 
 
 def _rarity(counts: Array) -> Array:
@@ -321,20 +321,6 @@ def _rarity(counts: Array) -> Array:
     present = jnp.where(counts > 0, counts, jnp.inf)
     least = counts[jnp.argmin(present)]
     return least / jnp.where(counts > 0, counts, least)
-
-
-@jax.custom_jvp
-def _times_logits(factor: Array, logits: Array) -> Array:
-    """Returns factor * logits; a class at -inf stays there, for a factor of 0 too."""
-    return jnp.where(jnp.isneginf(logits), logits, factor * logits)
-
-
-@_times_logits.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # d(f z) = f dz + z df, by hand because 0 * inf would be NaN where z = -inf
-    (factor, logits), (factor_dot, logits_dot) = primals, tangents
-    finite = jnp.where(jnp.isneginf(logits), 0.0, logits)
-    return _times_logits(factor, logits), factor * logits_dot + finite * factor_dot
 
 
 def logit_adjusted(
@@ -564,9 +550,9 @@ def vector_scaling(
     gamma = scalar("gamma", gamma, like=z, at_least=0.0)
     tau = scalar("tau", tau, like=z, at_least=0.0)
     counts = per_class("class_counts", class_counts, z)
-    scaled = examples._replace(logits=_tempered(z, counts, gamma))
+    tempered = examples._replace(logits=_tempered(z, counts, gamma))
     return examples.finish(
-        _shifted_cross_entropy(scaled, times(tau, log_or_minus_infinity(counts / counts.sum())))
+        _shifted_cross_entropy(tempered, times(tau, log_or_minus_infinity(counts / counts.sum())))
     )
 
 
@@ -631,7 +617,7 @@ def class_dependent_temperature(
 def _tempered(logits: Array, counts: Array, gamma: Array) -> Array:
     """Returns z_j (n_j / max n)^gamma."""
     factors = jnp.exp(times(gamma, log_or_minus_infinity(counts / counts[jnp.argmax(counts)])))
-    return _times_logits(jnp.broadcast_to(factors, logits.shape), logits)
+    return scaled(jnp.broadcast_to(factors, logits.shape), logits)
 
 
 def label_aware_smoothing(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from xent_jax.losses.contract import Examples, example_mask, floating, masked, prepare, scalar
-from xent_jax.losses.softmax import is_label, label_log_probability, probabilities
+from xent_jax.losses.softmax import is_label, label_log_probability, probabilities, scaled
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 
@@ -205,10 +205,10 @@ def normface(
       >>> print(xent.normface(cosines, jnp.array([0]), scale=20.0))
       [0.0003]
     """
-    if scale is None:
-        scale = _least_scale(jnp.shape(cosines)[axis])
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
-    return _finish(examples, examples.logits, scale)
+    examples, given = _prepare(cosines, labels, 1.0 if scale is None else scale, where, axis)
+    c = examples.logits
+    least = jnp.asarray(_least_scale(c.shape[-1]), c.dtype)
+    return _finish(examples, c, least if scale is None else given)
 
 
 def _least_scale(classes: int, loss: float = 0.01) -> float:
@@ -467,13 +467,7 @@ def _finish(examples: Examples, at_label: Array, scale: Array) -> Array:
     """Returns the cross-entropy of the scaled cosines, with `at_label` in the label's place."""
     chosen = is_label(examples.logits, examples.labels)
     cosines = jnp.where(chosen, jnp.broadcast_to(at_label, chosen.shape), examples.logits)
-    return examples.finish(-label_log_probability(_scaled(cosines, scale), examples.labels))
-
-
-def _scaled(cosines: Array, scale: Array) -> Array:
-    """Returns s c. A class at -inf cannot occur, and its slope in s is 0 and not -inf."""
-    possible = ~jnp.isneginf(cosines)
-    return jnp.where(possible, scale * jnp.where(possible, cosines, 0.0), -jnp.inf)
+    return examples.finish(-label_log_probability(scaled(scale, cosines), examples.labels))
 
 
 def _arc(cosine: Array, margin: Array) -> Array:
@@ -576,7 +570,7 @@ def proxy_nca(
       [-0.4867]
     """
     examples, scale = _prepare(cosines, labels, scale, where, axis)
-    z = _scaled(examples.logits, 2.0 * scale)
+    z = scaled(2.0 * scale, examples.logits)
     return examples.finish(_others_over_label(z, examples.labels))
 
 
@@ -657,6 +651,11 @@ def proxy_anchor(
       >>> print(xent.proxy_anchor(cosines, jnp.array([0, 1])))
       [9.6001 3.9331]
     """
+    if jnp.ndim(cosines) != 2:
+        raise ValueError(
+            f"cosines must have shape (examples, classes), got {jnp.shape(cosines)}: "
+            "use jax.vmap for several batches"
+        )
     examples, scale = _prepare(cosines, labels, scale, where, -1)
     margin = scalar("margin", margin, like=examples.logits, at_least=0.0)
     c, y = examples.logits, examples.labels
@@ -668,7 +667,7 @@ def proxy_anchor(
     pull = _log_one_plus_sum(jnp.where(right, -scale * (c - margin), -jnp.inf))
     push = _log_one_plus_sum(jnp.where(counts & ~right, scale * (c + margin), -jnp.inf))
     present = jnp.sum(jnp.any(right, axis=0), dtype=c.dtype)
-    loss = len(pull) / jnp.where(present == 0.0, 1.0, present) * pull + push
+    loss = c.shape[-1] / jnp.where(present == 0.0, 1.0, present) * pull + push
     assert examples.valid is not None  # as the labels are integers
     return examples._replace(valid=jnp.all(examples.valid), where=None).finish(loss)
 
@@ -712,7 +711,8 @@ def soft_triple(
 
     Args:
       cosines: c, in [-1, 1], of shape (..., K, M) for M centres in each of K classes:
-        `cosine_similarities(features, centres.reshape(K * M, D)).reshape(-1, K, M)`.
+        `cosine_similarities(features, centres.reshape(K * M, D)).reshape(-1, K, M)`. Where a class
+        has fewer centres, -inf stands for those it lacks.
       labels: y, integers in [0, K), of shape (...).
       scale: s > 0; 20 in the paper, where it is called lambda.
       margin: m >= 0; 0.01 in the paper, where it is called delta.
@@ -742,6 +742,8 @@ def soft_triple(
       [0.0018]
     """
     c = floating("cosines", cosines)
+    if c.ndim < 2 or c.shape[-1] == 0:
+        raise ValueError(f"cosines must have shape (..., classes, centres), got {c.shape}")
     c = masked(c, example_mask(where, c[..., 0], "it masks whole examples"))
     gamma = scalar("gamma", gamma, like=c, above=0.0)
     relaxed = _softly_largest(c, gamma)
@@ -750,15 +752,24 @@ def soft_triple(
 
 @jax.custom_jvp
 def _softly_largest(c: Array, gamma: Array) -> Array:
-    """Returns sum_j q_j c_j with q = softmax(c / gamma), over the last axis."""
-    return jnp.sum(probabilities(c / gamma) * c, axis=-1)
+    """Returns sum_j q_j c_j with q = softmax(c / gamma), over the last axis; -inf is no centre."""
+    q, present = _nearness(c, gamma)
+    softly = jnp.sum(jnp.where(present, q * c, 0.0), axis=-1)
+    return jnp.where(jnp.any(present, axis=-1), softly, -jnp.inf)
 
 
 @_softly_largest.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     # dS = sum_j q_j (1 + (c_j - S) / gamma) dc_j - sum_j q_j (c_j - S)^2 / gamma^2 dgamma
     (c, gamma), (c_dot, gamma_dot) = primals, tangents
-    q, softly = probabilities(c / gamma), _softly_largest(c, gamma)
-    above = (c - softly[..., None]) / gamma
+    (q, present), softly = _nearness(c, gamma), _softly_largest(c, gamma)
+    above = jnp.where(present, c - softly[..., None], 0.0) / gamma
     tangent = q * ((1.0 + above) * c_dot - above**2 * gamma_dot)
     return softly, jnp.sum(tangent, axis=-1)
+
+
+def _nearness(c: Array, gamma: Array) -> tuple[Array, Array]:
+    """Returns q = softmax(c / gamma), of any values for a class without centres, and c > -inf."""
+    present = ~jnp.isneginf(c)
+    some = jnp.any(present, axis=-1, keepdims=True)
+    return probabilities(jnp.where(some, c, 0.0) / gamma), present

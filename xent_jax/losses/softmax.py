@@ -113,6 +113,20 @@ def probabilities(logits: Array) -> Array:
 
 
 @jax.custom_jvp
+def scaled(factor: Array, logits: Array) -> Array:
+    """Returns factor * z; a class that cannot occur stays at -inf, for a factor of 0 too."""
+    return jnp.where(jnp.isneginf(logits), logits, factor * logits)
+
+
+@scaled.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d(f z) = f dz + z df, by hand because 0 * inf would be NaN where z = -inf
+    (factor, logits), (factor_dot, logits_dot) = primals, tangents
+    finite = jnp.where(jnp.isneginf(logits), 0.0, logits)
+    return scaled(factor, logits), factor * logits_dot + finite * factor_dot
+
+
+@jax.custom_jvp
 def complement(log_p: Array) -> Array:
     """Returns 1 - p, exact for p near 1 as its tangent is for p near 0."""
     return -jnp.expm1(log_p)
