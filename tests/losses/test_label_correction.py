@@ -175,8 +175,10 @@ def test_matrices_and_priors_that_do_not_fit_are_told():
             xent.backward_correction(logits, labels, transition_matrix=singular)
     with pytest.raises(ValueError, match="divide counts"):
         xent.peer_loss(logits, labels, class_prior=np.array([5.0, 3.0, 2.0], np.float32))
-    with pytest.raises(ValueError, match="one probability per class"):
+    with pytest.raises(ValueError, match=r"class_prior must have shape \(3,\), got \(2,\)"):
         xent.peer_loss(logits, labels, class_prior=np.array([0.5, 0.5], np.float32))
+    with pytest.raises(ValueError, match="class_prior must be at least 0"):
+        xent.peer_loss(logits, labels, class_prior=np.array([1.5, 0.0, -0.5], np.float32))
     with pytest.raises(ValueError, match="shape"):
         xent.anchor_point_transition_matrix(np.zeros((0, 3), np.float32))
 

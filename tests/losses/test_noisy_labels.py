@@ -395,6 +395,15 @@ def test_f_divergence_losses_bound_the_divergence_of_the_joint_from_the_product(
     assert np.all(-mean <= exact + 1e-6)
 
 
+def test_other_logits_of_another_shape_are_told():
+    logits, labels = np.zeros((2, 3), np.float32), np.zeros(2, np.int32)
+    for other in (logits[:1], logits[:, :2]):
+        with pytest.raises(ValueError, match=r"view 3 must have the logits' shape \(2, 3\), got"):
+            xent.generalized_jensen_shannon(logits, labels, logits, other)
+        with pytest.raises(ValueError, match=r"peer_logits must have the logits' shape \(2, 3\)"):
+            xent.robust_f_divergence(logits, labels, other, labels[: len(other)])
+
+
 def test_names_that_are_not_offered_are_told():
     logits, labels = np.zeros((2, 3), np.float32), np.zeros(2, np.int32)
     with pytest.raises(ValueError, match=r"divergence must be one of total_variation, .* 'tv'"):

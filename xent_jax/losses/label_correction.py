@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
+from xent_jax.losses.class_statistics import prior_of
 from xent_jax.losses.contract import (
     ROUNDING,
     Examples,
@@ -596,7 +597,7 @@ def peer_loss(
       slowly.
 
     Raises:
-      TypeError: logits or a prior that are not floating point, or labels that are not integers.
+      TypeError: logits that are not floating point, or labels that are not integers.
       ValueError: shapes that do not fit, alpha below 0, or a prior that does not sum to 1.
 
     The gradient is :math:`(1 - \alpha) p_j - 1[j = y] + \alpha \pi_j`: at alpha = 1 the loss is
@@ -615,27 +616,11 @@ def peer_loss(
       [-1.  1.]
     """
     examples = prepare(logits, labels, where=where, axis=axis)
-    z, prior = examples.logits, _class_prior(class_prior, examples.logits)
+    z, prior = examples.logits, prior_of(class_prior, examples.logits)
     alpha = scalar("alpha", alpha, like=z, at_least=0.0)
     label = jnp.where(is_label(z, examples.labels), 1.0, 0.0).astype(z.dtype)
     peers = jnp.where(jnp.isneginf(z), 0.0, jnp.broadcast_to(prior, z.shape))
     return examples.finish(_possible_cross_entropy(examples, label - alpha * peers))
-
-
-def _class_prior(prior: Array, logits: Array) -> Array:
-    """Returns the prior in the logits' dtype, its sum checked where its values are known."""
-    if jnp.shape(prior) != logits.shape[-1:]:
-        raise ValueError(
-            f"class_prior must hold one probability per class, shape {logits.shape[-1:]}, got "
-            f"{jnp.shape(prior)}"
-        )
-    if not isinstance(prior, Tracer):
-        total = float(np.sum(np.asarray(prior, np.float64)))
-        if not abs(total - 1.0) <= ROUNDING:
-            raise ValueError(
-                f"class_prior must sum to 1, got {total:g}: divide counts by their sum"
-            )
-    return floating("class_prior", prior).astype(logits.dtype)
 
 
 # ------------------------------------------------------------------------------- the model's past
@@ -1017,7 +1002,7 @@ def joint_optimization(
     beta = scalar("beta", beta, like=z, at_least=0.0)
     classes = z.shape[-1]
     prior = np.full(classes, 1.0 / classes, np.float32) if class_prior is None else class_prior
-    of_batch = _prior_divergence(z, _class_prior(prior, z), examples.where, axis_name)
+    of_batch = _prior_divergence(z, prior_of(prior, z), examples.where, axis_name)
     return examples.finish(divergence + alpha * of_batch + beta * _entropy(z))
 
 

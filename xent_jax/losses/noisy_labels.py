@@ -308,7 +308,7 @@ def truncated_generalized_cross_entropy(
         loss = jnp.where(log_p <= log_k, box_cox(log_k, q), box_cox(log_p, q))
         # The constant too must pass on the NaN gradient of a label outside the classes.
         return examples.finish(loss + 0.0 * complement(log_p))
-    weights = masked(_per_example("weights", weights, log_p), where)
+    weights = masked(_per_example("weights", weights, log_p), examples.where)
     loss = times(weights, box_cox(log_p, q)) + (1.0 - weights) * box_cox(log_k, q)
     return examples.finish(loss)
 
@@ -724,7 +724,8 @@ def generalized_jensen_shannon(
     examples = prepare(logits, labels, where=where, axis=axis)
     views = [examples]
     for i, other in enumerate(other_logits, 2):
-        views.append(prepare(other, labels, where=where, axis=axis, name=f"logits of view {i}"))
+        _check_shape(f"logits of view {i}", other, logits)
+        views.append(prepare(other, labels, where=where, axis=axis))
     pi = scalar("label_weight", label_weight, like=examples.logits, above=0.0, at_most=1.0)
     log_p = jnp.stack([label_log_probability(view.logits, view.labels) for view in views])
     log_p = jnp.where(log_p < -1e15, -1e15, log_p)  # 0 log 0 would be NaN
@@ -735,6 +736,13 @@ def generalized_jensen_shannon(
     p = jnp.stack([probabilities(view.logits) for view in views])
     apart = jnp.mean(x_log_x(p), axis=0) - x_log_x(jnp.mean(p, axis=0))
     return examples.finish(loss - jnp.sum(apart, axis=-1) / jnp.log1p(-pi))
+
+
+def _check_shape(name: str, array: Array, logits: Array) -> None:
+    if jnp.shape(array) != jnp.shape(logits):
+        raise ValueError(
+            f"{name} must have the logits' shape {jnp.shape(logits)}, got {jnp.shape(array)}"
+        )
 
 
 def _label_and_prediction(log_p: Array, pi: Array) -> Array:
@@ -1022,6 +1030,7 @@ def robust_f_divergence(
     """
     if divergence not in _BOUNDS:
         raise ValueError(f"divergence must be one of {', '.join(_BOUNDS)}, got {divergence!r}")
+    _check_shape("peer_logits", peer_logits, logits)
     examples = prepare(logits, labels, where=where, axis=axis)
     peers = prepare(peer_logits, peer_labels, where=where, axis=axis, name="peer_logits")
     gain, price = _BOUNDS[divergence]

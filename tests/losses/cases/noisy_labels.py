@@ -144,6 +144,26 @@ def robust_f_divergence(divergence):
     return reference
 
 
+# What the loss of certain predictions that are their own peers is: f*(g(1)) - g(1). Of Jeffrey's
+# divergence it is 1 / W + W - 2 for the omega constant, W e^W = 1.
+OF_CERTAIN_PEERS = {
+    "total_variation": 0.0,
+    "jensen_shannon": np.log((1.0 + np.cosh(1.0)) / 2.0),
+    "pearson": 0.25,
+    "kullback_leibler": 0.0,
+    "jeffrey": 1.0 / 0.5671432904 + 0.5671432904 - 2.0,
+}
+
+
+def of_certain_peers(divergence):
+    def limit(logits, labels, *_):
+        sure = 200.0 * one_hot(labels, logits.shape[-1]).astype(np.float32)
+        loss = xent.robust_f_divergence(sure, labels, sure, labels, divergence=divergence)
+        return loss, np.full(len(labels), OF_CERTAIN_PEERS[divergence])
+
+    return limit
+
+
 CASES = [
     LossCase(
         function=xent.generalized_cross_entropy,
@@ -334,6 +354,7 @@ CASES = [
             reference=robust_f_divergence(name),
             inputs=peers,
             context=lambda classes, name=name: {"divergence": name},
+            limit=of_certain_peers(name),
             variant=f" {name}",
         )
         for name in F_DIVERGENCES
