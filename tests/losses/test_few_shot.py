@@ -116,7 +116,7 @@ def test_arguments_that_do_not_fit_are_told(loss):
         loss(queries, labels, support[:, :2], support_labels, num_classes=3)
     with pytest.raises(TypeError):
         loss(queries, labels, support, support_labels.astype(np.float32), num_classes=3)
-    with pytest.raises(ValueError, match="labels must have the shape of the support"):
+    with pytest.raises(ValueError, match="support_labels must hold one class for each"):
         loss(queries, labels, support, support_labels[:2], num_classes=3)
     with pytest.raises(TypeError):
         loss(queries.astype(np.int32), labels, support, support_labels, num_classes=3)

@@ -156,6 +156,9 @@ def test_tau_normalised_weights_have_the_norms_to_the_power_of_what_is_left():
         np.testing.assert_allclose(np.linalg.norm(ours[0]), norms[0] ** (1 - tau), rtol=1e-5)
         assert np.all(ours[1] == 0)
         np.testing.assert_allclose(xent.tau_normalise(weights.T, tau=tau, axis=0), ours.T)
+    for factor in (1e-30, 1e30):  # whose squares are beyond float32
+        ours = xent.tau_normalise(np.float32(factor) * weights)
+        np.testing.assert_allclose(ours, xent.tau_normalise(weights), rtol=1e-5)
     gradient = jax.jacrev(lambda w: xent.tau_normalise(w).sum())(weights)
     assert np.all(np.isfinite(gradient))
 

@@ -447,6 +447,11 @@ def _prepare(
             "support_embeddings must have shape (support, D) for embeddings of shape (..., D), "
             f"got {s.shape} for {x.shape}; for several episodes use jax.vmap"
         )
+    if jnp.shape(support_labels) != s.shape[:1]:
+        raise ValueError(
+            "support_labels must hold one class for each of the support_embeddings, shape "
+            f"{s.shape[:1]}, got {jnp.shape(support_labels)}"
+        )
     # The labels are checked against scores of the classes that nobody reads.
     scores = jnp.zeros((len(s), operator.index(num_classes)), dtype)
     examples = prepare(scores, support_labels, where=support_where, axis=-1, name="support")

@@ -373,12 +373,12 @@ def seesaw(
 
 def _count_classes(counts: Array, examples: Examples, axis_name: str | None) -> Array:
     """Returns the counts per class with those of all examples, on all devices, added."""
+    counts = jnp.asarray(counts)
     if counts.shape != examples.logits.shape[-1:]:
         raise ValueError(
             f"state must have shape {examples.logits.shape[-1:]}, got {counts.shape}: "
             "see init_seesaw_state"
         )
-    counts = jnp.asarray(counts)
     seen = _counted(examples).astype(counts.dtype).reshape(-1)
     added = jnp.zeros_like(counts).at[examples.labels.reshape(-1)].add(seen)
     return counts + (added if axis_name is None else jax.lax.psum(added, axis_name))

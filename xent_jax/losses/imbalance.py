@@ -6,6 +6,7 @@ without them, and each says what becomes of a class that has no example at all. 
 out for themselves which classes are pushed aside stand in `gradient_balancing.py`.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -825,6 +826,9 @@ def tau_normalise(
     """
     weights = classes_last("classifier_weights", classifier_weights, axis)
     tau = scalar("tau", tau, like=weights, at_least=0.0)
-    squares = jnp.sum(weights**2, axis=-1, keepdims=True)
-    squares = jnp.where(squares == 0.0, 1.0, squares)  # log 0, whose gradient would be NaN
-    return jnp.moveaxis(weights * jnp.exp(-0.5 * tau * jnp.log(squares)), -1, axis)
+    # The largest entry is taken out of the norm, so that no square leaves the range.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(weights), axis=-1, keepdims=True, initial=0.0))
+    unit = jnp.where(largest == 0.0, 1.0, largest)  # log 0 has a gradient of NaN
+    squares = jnp.sum((weights / unit) ** 2, axis=-1, keepdims=True)
+    log_norm = jnp.log(unit) + 0.5 * jnp.log(jnp.where(squares == 0.0, 1.0, squares))
+    return jnp.moveaxis(weights * jnp.exp(-tau * log_norm), -1, axis)
