@@ -1,4 +1,7 @@
-"""Measures side by side in one run: python -m experiments.bench train|convolution."""
+"""Measures side by side in one run: python -m experiments.bench train|losses|...
+
+The benches are train, convolution, losses and rules.
+"""
 
 import json
 from collections.abc import Sequence
@@ -6,12 +9,17 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import entry
-from experiments.bench import convolution, train
+from experiments.bench import convolution, losses, rules, train
 from xent_jax.errors import UserError, nearest
 from xent_jax.reporting import records
 
 _OUTPUT = flags.DEFINE_string("output", None, "Append the figures to this file as a JSON line.")
-_BENCHES = {"train": train.measure, "convolution": convolution.measure}
+_BENCHES = {
+    "train": train.measure,
+    "convolution": convolution.measure,
+    "losses": losses.measure,
+    "rules": rules.measure,
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
         line = {"bench": name, "figures": figures, "environment": records.describe_environment()}
         with open(_OUTPUT.value, "a") as file:
             file.write(json.dumps(line) + "\n")
+    if name == "losses":
+        losses.judge(figures)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,21 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from experiments.bench.size import EXAMPLES
 from xent_jax import training
 from xent_jax.data import Dataset
 from xent_jax.training.feed import make_feed
 from xent_jax.training.run import Run, prepare
 
-_EXAMPLES = flags.DEFINE_integer("examples", 12_800, "Images in an epoch.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images in a step.", lower_bound=1)
 _HIDDEN = flags.DEFINE_integer("hidden", 256, "Units of the hidden layer.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 9, "Epochs timed of each.", lower_bound=1)
 
 Epoch = Callable[[], None]
+
+
+def _images_in_epoch() -> int:
+    return EXAMPLES.value or 12_800
 
 
 def measure() -> dict[str, float]:
@@ -47,7 +51,7 @@ def measure() -> dict[str, float]:
             began = time.perf_counter()
             epoch()
             seconds[name].append(time.perf_counter() - began)
-    steps = -(-_EXAMPLES.value // _BATCH.value)
+    steps = -(-_images_in_epoch() // _BATCH.value)
     figures = {name: steps / statistics.median(times) for name, times in seconds.items()}
     _report(figures)
     return figures
@@ -64,8 +68,8 @@ def _report(figures: dict[str, float]) -> None:
 
 def _examples() -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (_EXAMPLES.value, 28, 28, 1), np.uint8)
-    return images, random.integers(0, 10, _EXAMPLES.value, np.int32)
+    images = random.integers(0, 256, (_images_in_epoch(), 28, 28, 1), np.uint8)
+    return images, random.integers(0, 10, _images_in_epoch(), np.int32)
 
 
 def _run(images: np.ndarray, labels: np.ndarray) -> Run:
