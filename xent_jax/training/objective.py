@@ -148,12 +148,15 @@ def _obstacle(name: str) -> str | None:
 
 _OF_OTHERS = ("alignment", "large_vocabulary", "ranking", "sequence")
 _ORDERED = "takes a score for each step between classes, not one for each class"
+_OF_PIXELS = "takes images whose every pixel has a label"
 _OF_OTHER_LABELS = {
     "augmix": "takes several views of each example",
     "coral": _ORDERED,
     "corn": _ORDERED,
     "cumulative_link": _ORDERED,
-    "lovasz_softmax": "takes images whose every pixel has a label",
+    "dice_loss": _OF_PIXELS,
+    "lovasz_softmax": _OF_PIXELS,
+    "multiclass_generalized_dice_loss": _OF_PIXELS,
     "negative_learning": "takes a class that the example is not of",
     "proxy_anchor": "gives one value for the whole batch, not one per example",
     "soft_triple": "takes several cosines for each class",

@@ -101,29 +101,40 @@ def init_state(
 def train_step(program: Program, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     """Returns the state after one update by the weighted mean loss over the unmasked examples."""
     examples = _global_sum(program, batch["mask"].sum(dtype=jnp.float32))
+    share_of_mean_loss = partial(
+        _share_of_mean_loss, program, state, _prepared(program, state, batch)
+    )
+    gradient, (loss, changed) = jax.grad(share_of_mean_loss, has_aux=True)(state.params)
+    loss, gradient = _global_sum(program, (loss, gradient))
+    return _updated(program, state, gradient)._replace(**changed), StepMetrics(loss, examples)
+
+
+def _share_of_mean_loss(
+    program: Program, state: TrainState, batch: Batch, params: Any
+) -> tuple[Array, tuple[Array, dict[str, Any]]]:
+    """Returns this device's share of the mean loss, to differentiate and to tell, and new state.
+
+    Of two networks the sum is differentiated, so that each has its own gradient, and the mean told.
+    """
     epoch = state.step // program.steps_per_epoch
-    batch = _prepared(program, state, batch)
     losses_of = partial(_losses, program, batch, epoch)
+    if program.forget_rate is None:
+        loss_B, changed = losses_of(params, state.batch_stats, state.loss_state)
+        weight_B = batch["mask"].astype(jnp.float32)
+    else:
+        both = jax.vmap(losses_of)
+        loss_B, changed = both(params, state.batch_stats, state.loss_state)
+        weight_B = _exchanged(program, epoch, loss_B, batch["mask"]).astype(jnp.float32)
+    if program.reweighting is not None:
+        class_weight_B = program.reweighting(epoch)[batch["label"]]
+        weight_B = weight_B * jnp.broadcast_to(class_weight_B, weight_B.shape)
+    total = _global_sum(program, weight_B.sum(-1))
+    shares = (weight_B * loss_B).sum(-1) / jnp.where(total > 0, total, 1.0)
+    return shares.sum(), (shares.mean(), changed)
 
-    def share_of_mean_loss(params: Any) -> tuple[Array, Any]:
-        if program.forget_rate is None:
-            loss_B, changed = losses_of(params, state.batch_stats, state.loss_state)
-            weight_B = batch["mask"]
-        else:
-            both = jax.vmap(losses_of)
-            loss_B, changed = both(params, state.batch_stats, state.loss_state)
-            weight_B = _exchanged(program, epoch, loss_B, batch["mask"])
-        weight_B = weight_B.astype(jnp.float32)
-        if program.reweighting is not None:
-            class_weight_B = program.reweighting(epoch)[batch["label"]]
-            weight_B = weight_B * jnp.broadcast_to(class_weight_B, weight_B.shape)
-        total = _global_sum(program, weight_B.sum(-1))
-        shares = (weight_B * loss_B).sum(-1) / jnp.where(total > 0, total, 1.0)
-        return shares.sum(), (shares, changed)
 
-    grad = jax.grad(share_of_mean_loss, has_aux=True)
-    gradient, (shares, (batch_stats, loss_state)) = grad(state.params)
-    loss, gradient = _global_sum(program, (shares.mean(), gradient))
+def _updated(program: Program, state: TrainState, gradient: Any) -> TrainState:
+    """Returns the state with the optimiser's update; in co-teaching each network has its own."""
     update = program.optimizer.update
     if program.forget_rate is not None:
         update = jax.vmap(update)
@@ -132,11 +143,8 @@ def train_step(program: Program, state: TrainState, batch: Batch) -> tuple[Train
     average = state.ema_params
     if average is not None:
         average = optax.incremental_update(params, average, 1.0 - program.ema_decay)
-    return (
-        TrainState(
-            state.step + 1, params, batch_stats, opt_state, average, loss_state, state.teacher
-        ),
-        StepMetrics(loss, examples),
+    return state._replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema_params=average
     )
 
 
@@ -160,7 +168,7 @@ def _prepared(program: Program, state: TrainState, batch: Batch) -> Batch:
 
 def _losses(
     program: Program, batch: Batch, epoch: Array, params: Any, batch_stats: Any, loss_state: Any
-) -> tuple[Array, tuple[Any, Any]]:
+) -> tuple[Array, dict[str, Any]]:
     """Returns a network's loss of every example, its new statistics and the loss's new state."""
     model = nnx.merge(program.graphdef, params, batch_stats)
     feed = networks.feed(model, batch["image"], batch["mask"], batch["dropout_keys"])
@@ -173,7 +181,7 @@ def _losses(
     if "other_label" in batch:
         other_B, _ = program.objective.loss(feed | {"labels": batch["other_label"]})
         loss_B = batch["share"] * loss_B + (1.0 - batch["share"]) * other_B
-    return loss_B, (nnx.to_pure_dict(batch_stats), loss_state)
+    return loss_B, {"batch_stats": nnx.to_pure_dict(batch_stats), "loss_state": loss_state}
 
 
 def _exchanged(program: Program, epoch: Array, loss_2xB: Array, mask_B: Array) -> Array:
