@@ -95,6 +95,12 @@ def test_edges_of_length():
     np.testing.assert_array_equal(again, gradient)
 
 
+def test_ctc_of_a_batch_without_labels():
+    z = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    loss = xent.ctc_loss(z, np.zeros((2, 3)), np.zeros((2, 0), np.int32), np.zeros((2, 0)))
+    np.testing.assert_allclose(loss, -np.log(softmax(z)[..., 0]).sum(-1), rtol=1e-5)
+
+
 def test_a_transducer_without_labels_or_frames():
     z = np.random.default_rng(0).normal(size=(3, 2, 2, 3)).astype(np.float32)
     log_p = np.log(softmax(z.astype(np.float64)))
@@ -238,6 +244,13 @@ def test_maps_and_takes_another_blank(loss):
     labels = rest[1] - 1  # the blank moves from the first to the last class
     moved = loss(np.roll(logits, -1, -1), rest[0], labels, rest[2], blank_id=3)
     np.testing.assert_allclose(moved, expected, rtol=1e-6)
+
+
+@both
+def test_large_logits_lose_no_digits(loss):
+    logits, *rest = draw(loss)
+    logits = np.round(logits * 1024) / 1024  # so that the sum below is exact
+    np.testing.assert_allclose(loss(logits + 4096, *rest), loss(logits, *rest), rtol=1e-6)
 
 
 def test_a_long_sequence_loses_few_digits():

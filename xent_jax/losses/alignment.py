@@ -58,8 +58,8 @@ def ctc_loss(
 
     Numerics: sums run in log space and a probability of 0 is a log of -inf, not a large number.
     Optax takes `log_epsilon` for it, there is none here: Optax says about 1e5 where this is +inf,
-    or may say a little less than 0. The forward and the backward pass hold (T, 2 N + 1) numbers per
-    sequence besides the logits and their gradient.
+    or may say a little less than 0. Besides the logits and their gradient, some arrays of shape
+    (T, 3, 2 N + 1) are held per sequence, and none of frames times labels times classes.
 
     References:
       Graves et al., `Connectionist Temporal Classification: Labelling Unsegmented Sequence Data
@@ -87,10 +87,12 @@ def _ctc_log_likelihood(
     """Returns log P(labels) for logits (T, K): states are blank, y_1, blank, ..., y_N, blank."""
     states = jnp.arange(2 * len(labels) + 1)
     is_label = states % 2 == 1
-    symbols = jnp.where(is_label, jnp.repeat(labels, 2, total_repeat_length=len(states)), blank)
+    symbols = jnp.where(is_label, jnp.pad(labels, (0, 1))[states // 2], blank)
     # A blank between two labels may be skipped, unless it keeps equal labels apart.
     skips = is_label & (symbols != jnp.roll(symbols, 2))
     jumps = jnp.stack([jnp.ones_like(skips), jnp.ones_like(skips), skips])
+    # Less the largest first, so that large logits lose no digits.
+    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     log_p = jnp.take(logits, symbols, axis=-1) - log_normalizer(logits)[:, None]
     stays = jnp.arange(3)[:, None] == 0
     allowed = jnp.where(frames[:, None, None], jumps[None], stays[None])
@@ -141,7 +143,8 @@ def rnn_transducer(
     emits k there. It is 0 in the padding, and everywhere where no alignment is possible.
 
     Numerics: sums run in log space over the T + U diagonals of the lattice, each of them at once.
-    They hold (T + U, 2, U + 1) numbers per sequence besides the logits and their gradient.
+    Besides the logits and their gradient, some arrays of shape (T + U, 2, U + 1) are held per
+    sequence.
 
     References:
       Graves, `Sequence Transduction with Recurrent Neural Networks
