@@ -57,6 +57,21 @@ def test_published_values_with_label_smoothing():
     np.testing.assert_allclose(loss, [0.76652711, 0.08627685, 1.35443510], atol=1e-5)
 
 
+@pytest.mark.parametrize("t1", [1.0, 0.8])
+@pytest.mark.parametrize("t2", [1.0, 1.4, 0.9])
+def test_a_label_that_cannot_occur_has_the_slope_of_one_that_hardly_can(t1, t2):
+    def loss(logits):
+        labels = jnp.full(len(logits), 2)
+        return xent.bi_tempered_logistic(logits, labels, t1=t1, t2=t2).sum()
+
+    far = jnp.float32([[1.0, 0.0, -jnp.inf], [1.0, 0.0, -1e30 if t2 > 1 else -100.0]])
+    value, gradient = jax.jit(jax.value_and_grad(loss))(far)
+    assert jnp.isposinf(value) == (t1 == 1.0)
+    np.testing.assert_allclose(gradient[0], gradient[1], atol=1e-6)
+    if t1 == t2 == 1.0:
+        np.testing.assert_allclose(gradient[0], [0.7310586, 0.26894143, -1.0], rtol=1e-6)
+
+
 def test_it_is_the_cross_entropy_at_one_and_one_with_all_derivatives_close_by():
     logits, labels = logits_and_labels(np.random.default_rng(2), 5, 4)
 

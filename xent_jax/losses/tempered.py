@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 from xent_jax.losses.contract import prepare, scalar
 from xent_jax.losses.logarithms import relative_expm1, relative_log1p
 from xent_jax.losses.noisy_labels import box_cox
-from xent_jax.losses.softmax import is_label, label_entry
+from xent_jax.losses.softmax import is_label, label_entry, label_log_probability
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 MAX_STEPS = 20  # Newton's method needs 5 at t2 = 1.4, and 12 at most for t2 from 0 to 5
@@ -86,7 +86,9 @@ def bi_tempered_logistic(
     log_p, supported = _tempered_log_softmax(z, excess)
     powers = jnp.sum(jnp.where(supported, jnp.exp((2.0 - t1) * log_p), 0.0), axis=-1)
     label_log_p = jnp.sum(jnp.where(is_label(z, y), log_p, 0.0), axis=-1)  # no scatter backwards
-    label_log_p = jnp.where(label_entry(supported, y), label_log_p, -jnp.inf)
+    # -inf, as the label's probability falls to 0, has a slope at t1 = t2 = 1 alone.
+    impossible = jnp.where(excess == 0.0, label_log_probability(z, y), -jnp.inf)
+    label_log_p = jnp.where(label_entry(supported, y), label_log_p, impossible)
     loss = box_cox(label_log_p, 1.0 - t1) + (powers - 1.0) / (2.0 - t1)
     if isinstance(label_smoothing, float | int) and label_smoothing == 0:
         return examples.finish(loss)
