@@ -253,3 +253,72 @@ def test_squared_error_is_another_loss():
     assert xent.squared_error(logits, labels).shape == labels.shape
     with pytest.raises(TypeError):  # so that a swapped import is told
         xent.squared_error(logits, targets)
+
+
+# ------------------------------------------------------------------------ segments and smoothing
+
+
+def draw_segments():
+    rng = np.random.default_rng(0)
+    labels = one_hot(np.array([rng.permutation([0, 0, 0, 1, 1, 2]) for _ in range(2)]), 3)
+    logits = 2.0 * rng.normal(size=(2, 2, 3, 3)).astype(np.float32)
+    return logits, labels.reshape(logits.shape).astype(np.float32)
+
+
+def test_the_import_of_segment_losses_can_be_swapped():
+    logits, labels = draw_segments()
+    ours, theirs = xent.dice_loss, optax.losses.dice_loss
+    assert_same(ours, theirs, logits, labels)
+    weights = np.float32([0.5, 1.0, 3.0])
+    keywords = {"class_weights": weights, "alpha": 0.3, "beta": 0.7, "smooth": 0.1}
+    assert_same(ours, theirs, logits, labels, **keywords, ignore_background=True)
+
+    def mean(*arguments, **keywords):
+        return xent.multiclass_generalized_dice_loss(*arguments, **keywords).mean()
+
+    theirs = optax.losses.multiclass_generalized_dice_loss
+    assert_same(mean, theirs, logits, labels)
+    assert_same(mean, theirs, logits, labels, smooth=0.1, ignore_background=True)
+
+
+def test_a_class_that_a_batch_lacks_has_nearly_all_weight_in_a_dice_loss():
+    logits, labels = draw_segments()
+    logits = np.concatenate([logits, np.full((2, 2, 3, 1), -30, np.float32)], axis=-1)
+    labels = np.concatenate([labels, np.zeros((2, 2, 3, 1), np.float32)], axis=-1)
+    _, theirs = value_and_gradient(optax.losses.multiclass_generalized_dice_loss, logits, labels)
+    _, ours = value_and_gradient(xent.multiclass_generalized_dice_loss, logits, labels)
+    assert np.abs(theirs).max() < 1e-6  # nothing is learned of the classes that are there
+    assert np.abs(ours).max() > 1e-2
+
+
+def test_the_import_of_smoothing_can_be_swapped():
+    _, targets, _ = draw()
+    ours, theirs = xent.smooth_labels, optax.smooth_labels
+    assert_same(ours, theirs, targets, 0.1)
+    assert_same(ours, theirs, targets, 0.3, axis=(0, 1))
+    assert_same(ours, theirs, targets, 0.3, axis=None)
+    where = np.array([True, True, False, True, False])
+    where = np.broadcast_to(where, targets.shape)
+    kept = np.where(where, targets, 0)
+    both = [f(jnp.asarray(kept), 0.3, where=where) for f in (ours, theirs)]
+    np.testing.assert_allclose(both[0], np.where(where, both[1], 0), rtol=1e-6)
+    np.testing.assert_allclose(both[1][~where], 0.1)  # what cannot occur gets a share
+    np.testing.assert_allclose(both[0].sum(-1), 0.7 * kept.sum(-1) + 0.3, rtol=1e-6)
+
+
+NOT_OURS = {
+    "convex_kl_divergence": "deprecated name of generalized_kl_divergence",
+    "cosine_distance": "of embeddings: 1 - cosine_similarities",
+    "cosine_similarity": "cosine_similarities, of features and class weights",
+    "ctc_loss_with_forward_probs": "internals of ctc_loss",
+    "huber_loss": "regression",
+    "l2_loss": "regression",
+    "log_cosh": "regression",
+    "make_fenchel_young_loss": "sparsemax, entmax and perceptron losses are here by name",
+    "safe_softmax_cross_entropy": "softmax_cross_entropy is safe",
+}
+
+
+def test_what_is_in_optax_is_here_or_left_out_for_a_reason():
+    names = {name for name in dir(optax.losses) if not name.startswith("_")}
+    assert names - set(xent.losses.__all__) == NOT_OURS.keys()

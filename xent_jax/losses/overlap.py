@@ -18,15 +18,15 @@ AxisName = str | tuple[str, ...] | None
 
 
 def dice_loss(
-    logits: Float[Array, "sets *elements classes"],
-    labels: Num[Array, "sets *elements classes"],
+    logits: Float[Array, "..."],
+    labels: Num[Array, "..."],
     *,
-    class_weights: Num[Array, " classes"] | None = None,
+    class_weights: Num[Array, "_"] | None = None,
     smooth: Scalar = 1.0,
     alpha: Scalar = 0.5,
     beta: Scalar = 0.5,
     ignore_background: bool = False,
-    where: Bool[Array, "sets *elements"] | None = None,
+    where: Bool[Array, "..."] | None = None,
 ) -> Float[Array, " sets"]:
     r"""Computes 1 - Dice coefficient of softmax probabilities, the classes' mean, per set.
 
@@ -64,9 +64,6 @@ def dice_loss(
     The gradient in :math:`p_{ik}` is :math:`w_k ((1 - L_k) (\alpha (1 - y_{ik}) - \beta y_{ik}) -
     L_k y_{ik}) / (K S_k)`, L_k being the class's loss without its weight and S_k its denominator.
 
-    Numerics: each class's loss is formed from its errors rather than as 1 less the quotient, and
-    keeps its digits near 0.
-
     References:
       Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016, section 3, for one class
       and with squares in the denominator; here without, as in optax. Salehi et al., `Tversky Loss
@@ -88,12 +85,12 @@ def dice_loss(
 
 
 def multiclass_generalized_dice_loss(
-    logits: Float[Array, "sets *elements classes"],
-    labels: Num[Array, "sets *elements classes"],
+    logits: Float[Array, "..."],
+    labels: Num[Array, "..."],
     *,
     smooth: Scalar = 1.0,
     ignore_background: bool = False,
-    where: Bool[Array, "sets *elements"] | None = None,
+    where: Bool[Array, "..."] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, " sets"]:
     r"""Computes the Dice losses of the classes, weighted by 1 / frequency^2, one value per set.
