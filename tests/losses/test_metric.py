@@ -12,6 +12,14 @@ from tests.losses.cases.metric import arcface, cosines_and_labels, sphereface
 from tests.losses.cases.row import one_hot, softmax
 
 INF = np.inf
+
+
+def ldam(cosines, labels, **keywords):
+    """Equal counts leave a margin that is the same for any number of classes."""
+    counts = np.full(cosines.shape[keywords.get("axis", -1) % cosines.ndim], 7)
+    return xent.ldam(cosines, labels, class_counts=counts, **keywords)
+
+
 MARGIN_LOSSES = [
     xent.cosine_softmax,
     xent.normface,
@@ -20,6 +28,7 @@ MARGIN_LOSSES = [
     xent.arcface,
     xent.sphereface,
     xent.proxy_nca,
+    ldam,
 ]
 over_margin_losses = pytest.mark.parametrize("loss", MARGIN_LOSSES, ids=lambda f: f.__name__)
 

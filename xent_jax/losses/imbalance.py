@@ -21,6 +21,7 @@ from xent_jax.losses.class_statistics import (
 )
 from xent_jax.losses.contract import Examples, classes_last, masked, prepare, scalar
 from xent_jax.losses.logarithms import relative_expm1, times
+from xent_jax.losses.metric import prepare_cosines
 from xent_jax.losses.softmax import (
     complement,
     is_label,
@@ -271,8 +272,8 @@ def ldam(
     with `deferred_reweighting_weights`, as the paper does for its best results.
 
     Args:
-      cosines: z, the cosine between the features and each class's weights, of shape (..., K) for
-        the default axis, and not yet multiplied by the scale.
+      cosines: z, in [-1, 1], of shape (..., K) for the default axis, not yet multiplied by the
+        scale; see `cosine_similarities`.
       labels: y, integers in [0, K), of the cosines' shape without the class axis.
       class_counts: n, of shape (K,): training examples per class. A class without any has the
         largest margin, and does not count in the minimum.
@@ -288,7 +289,8 @@ def ldam(
 
     Raises:
       TypeError: cosines that are not floating point, or labels that are not integers.
-      ValueError: shapes that do not fit, or a hyper-parameter outside its range.
+      ValueError: shapes that do not fit, a hyper-parameter outside its range, cosines known to
+        leave [-1, 1].
 
     The gradient is :math:`s (p_j - 1[j = y])` with p the softmax of the shifted, scaled cosines.
     With margin 0 the loss is the cross-entropy of :math:`s z`.
@@ -307,10 +309,9 @@ def ldam(
       >>> print(loss)
       [1.9046 5.4395]
     """
-    examples = prepare(cosines, labels, where=where, axis=axis, name="cosines")
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     z, y = examples.logits, examples.labels
     max_margin = scalar("max_margin", max_margin, like=z, at_least=0.0)
-    scale = scalar("scale", scale, like=z, above=0.0)
     margins = max_margin * _rarity(per_class("class_counts", class_counts, z)) ** 0.25
     below = below_largest(z)
     shifted = jnp.where(is_label(z, y), below - margins[y][..., None], below)

@@ -153,7 +153,7 @@ def cosine_softmax(
       >>> print(xent.cosine_softmax(cosines, jnp.array([0])))
       [0.0183]
     """
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     return _finish(examples, examples.logits, scale)
 
 
@@ -205,7 +205,7 @@ def normface(
       >>> print(xent.normface(cosines, jnp.array([0]), scale=20.0))
       [0.0003]
     """
-    examples, given = _prepare(cosines, labels, 1.0 if scale is None else scale, where, axis)
+    examples, given = prepare_cosines(cosines, labels, 1.0 if scale is None else scale, where, axis)
     c = examples.logits
     least = jnp.asarray(_least_scale(c.shape[-1]), c.dtype)
     return _finish(examples, c, least if scale is None else given)
@@ -264,7 +264,7 @@ def cosface(
       >>> print(xent.cosface(cosines, jnp.array([0, 0])))
       [0.04 3.24]
     """
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     margin = scalar("margin", margin, like=examples.logits, at_least=0.0)
     return _finish(examples, examples.logits - margin, scale)
 
@@ -317,7 +317,7 @@ def negative_margin(
       >>> print(xent.negative_margin(cosines, jnp.array([0, 0])))
       [0.0486 3.0486]
     """
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     margin = scalar("margin", margin, like=examples.logits, at_most=0.0)
     return _finish(examples, examples.logits - margin, scale)
 
@@ -376,7 +376,7 @@ def arcface(
       >>> print(xent.arcface(cosines, jnp.array([0, 0])))
       [0.0056 1.4831]
     """
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     margin = scalar("margin", margin, like=examples.logits, at_least=0.0, at_most=math.pi / 2)
     return _finish(examples, _arc(_of_label(examples), margin)[..., None], scale)
 
@@ -432,14 +432,15 @@ def sphereface(
       >>> print(xent.sphereface(cosines, jnp.array([0, 0])))
       [ 0.    21.936]
     """
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     margin = scalar("margin", margin, like=examples.logits, at_least=1.0)
     return _finish(examples, _multiplied(_of_label(examples), margin)[..., None], scale)
 
 
-def _prepare(
+def prepare_cosines(
     cosines: Array, labels: Array, scale: Scalar, where: Array | None, axis: int
 ) -> tuple[Examples, Array]:
+    """Returns checked examples and scale of a loss of cosines that it multiplies itself."""
     examples = prepare(cosines, labels, where=where, axis=axis, name="cosines")
     _check_cosines(examples.logits)
     return examples, scalar("scale", scale, like=examples.logits, above=0.0)
@@ -569,7 +570,7 @@ def proxy_nca(
       >>> print(xent.proxy_nca(cosines, jnp.array([0])))
       [-0.4867]
     """
-    examples, scale = _prepare(cosines, labels, scale, where, axis)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, axis)
     z = scaled(2.0 * scale, examples.logits)
     return examples.finish(_others_over_label(z, examples.labels))
 
@@ -656,7 +657,7 @@ def proxy_anchor(
             f"cosines must have shape (examples, classes), got {jnp.shape(cosines)}: "
             "use jax.vmap for several batches"
         )
-    examples, scale = _prepare(cosines, labels, scale, where, -1)
+    examples, scale = prepare_cosines(cosines, labels, scale, where, -1)
     margin = scalar("margin", margin, like=examples.logits, at_least=0.0)
     c, y = examples.logits, examples.labels
     counts = ~jnp.isneginf(c)

@@ -3,6 +3,7 @@
 import numpy as np
 
 import xent_jax as xent
+from tests.losses.cases.metric import cosines_and_labels
 from tests.losses.cases.row import (
     LossCase,
     Parameter,
@@ -316,6 +317,7 @@ CASES = [
         function=xent.ldam,
         family="classification",
         reference=ldam,
+        inputs=cosines_and_labels,
         parameters={"max_margin": Parameter(0.5, 0.0), "scale": Parameter(1.5, 0.0)},
         defaults={"max_margin": 0.5, "scale": 30.0},
         context=class_counts,
