@@ -198,12 +198,21 @@ def matching_network_logits(
     cosines = jnp.einsum(
         "...d,sd->...s", unit_vectors(x), unit_vectors(support.embeddings), precision="highest"
     )
-    members = jnp.broadcast_to(support.members.T == 1.0, (*x.shape[:-1], *support.members.T.shape))
-    attention = jnp.where(members, scale * cosines[..., None, :], -jnp.inf)
-    present = jnp.any(members, axis=-1)
-    of_class = log_normalizer(jnp.where(present[..., None], attention, 0.0))
-    of_class = jnp.where(present, of_class, -jnp.inf)
+    of_class = _log_sums_by_class(scale * cosines, support.members)
     return support.finish(of_class - log_normalizer(of_class)[..., None])
+
+
+def _log_sums_by_class(scores: Array, members: Array) -> Array:
+    """Returns log sum exp of scores (..., S) over each class's members, (..., K)."""
+    # Sums of rows, since an array of queries, classes and members would be K times the logits.
+    labels, classes = jnp.argmax(members, axis=-1), members.shape[-1]
+    counted = jnp.broadcast_to(jnp.any(members == 1.0, axis=-1), scores.shape)
+    rows = jnp.moveaxis(jnp.where(counted, scores, -jnp.inf), -1, 0)
+    largest = jax.lax.stop_gradient(jax.ops.segment_max(rows, labels, classes))
+    largest = jnp.where(jnp.isneginf(largest), 0.0, largest)  # a class without members
+    total = jax.ops.segment_sum(jnp.exp(rows - largest[labels]), labels, classes)
+    log_sums = largest + jnp.log(jnp.where(total == 0.0, 1.0, total))
+    return jnp.moveaxis(jnp.where(total == 0.0, -jnp.inf, log_sums), 0, -1)
 
 
 def matching_network(
