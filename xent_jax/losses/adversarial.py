@@ -255,7 +255,8 @@ def trades(
     examples = prepare(logits, labels, where=where, axis=axis)
     z, y = examples.logits, examples.labels
     beta = scalar("beta", beta, like=z, at_least=0.0)
-    moved = divergence(z, beside(examples, "adversarial_logits", adversarial_logits, axis))
+    attacked = beside(examples, "adversarial_logits", adversarial_logits, axis)
+    moved = divergence(z, attacked, jnp.ones_like(beta), jnp.ones_like(beta))
     return examples.finish(beta * moved - label_log_probability(z, y))
 
 

@@ -21,7 +21,13 @@ from xent_jax.losses.contract import (
     scalar,
 )
 from xent_jax.losses.logarithms import times
-from xent_jax.losses.softmax import is_label, label_log_probability, log_normalizer, probabilities
+from xent_jax.losses.softmax import (
+    is_label,
+    label_entry,
+    label_log_probability,
+    log_normalizer,
+    probabilities,
+)
 from xent_jax.typing import Array, Bool, Float, Int, Key, Num, Scalar
 
 
@@ -84,7 +90,7 @@ def distillation(
     examples = prepare(logits, labels, where=where, axis=axis)
     z, a = examples.logits, beside(examples, "teacher_logits", teacher_logits, axis)
     temperature = scalar("temperature", temperature, like=z, above=0.0)
-    soft = temperature**2 * divergence(tempered(a, temperature), tempered(z, temperature))
+    soft = temperature**2 * divergence(a, z, temperature, temperature)
     return examples.finish(soft + _hard(examples, label_weight))
 
 
@@ -221,28 +227,41 @@ def decoupled_distillation(
     temperature = scalar("temperature", temperature, like=z, above=0.0)
     alpha = scalar("alpha", alpha, like=z, at_least=0.0)
     beta = scalar("beta", beta, like=z, at_least=0.0)
-    of_label, of_others = _decoupled(tempered(a, temperature), tempered(z, temperature), y)
+    of_label, of_others = _decoupled(a, z, y, temperature)
     soft = temperature**2 * (alpha * of_label + beta * of_others)
     return examples.finish(soft + _hard(examples, label_weight))
 
 
-def _decoupled(teacher: Array, student: Array, labels: Array) -> tuple[Array, Array]:
+def _decoupled(
+    teacher: Array, student: Array, labels: Array, temperature: Array
+) -> tuple[Array, Array]:
     """Returns the divergences of label against rest, and of the other classes among themselves."""
     label = is_label(teacher, labels)
-    rest = jnp.where(label, -jnp.inf, teacher), jnp.where(label, -jnp.inf, student)
-    # Where no other class can occur, there is nothing to say of them, and no softmax either.
-    some = jnp.any(~jnp.isneginf(rest[0]), axis=-1)
-    rest = [jnp.where(some[..., None], z, 0.0) for z in rest]
-    pairs = [
-        jnp.stack([z_y, jnp.where(some, log_normalizer(others), -jnp.inf)], axis=-1)
-        for z_y, others in zip(_at(label, teacher, student), rest, strict=True)
-    ]
-    return divergence(*pairs), divergence(*rest)
+    # Where no other class can occur there is nothing to say of them, and no softmax without one.
+    some = ~jnp.isneginf(jnp.max(jnp.where(label, -jnp.inf, teacher), axis=-1))
+    instead = jnp.where(some, -jnp.inf, 0.0).astype(teacher.dtype)[..., None]
+    pairs, rest = [], []
+    for z in (teacher, student):
+        others = jnp.where(label, instead, z)
+        total = jnp.where(some, _tempered_log_normalizer(others, temperature), -jnp.inf)
+        pairs.append(jnp.stack([tempered(_at_label(z, labels), temperature), total], axis=-1))
+        rest.append(others)
+    one = jnp.ones_like(temperature)
+    of_others = jnp.where(some, divergence(*rest, temperature, temperature), 0.0)
+    return divergence(*pairs, one, one), of_others
 
 
-def _at(label: Array, *logits: Array) -> list[Array]:
-    """Returns the label's logit of each array, by a sum that fuses where a gather scatters."""
-    return [jnp.sum(jnp.where(label, z, 0.0), axis=-1) for z in logits]
+@jax.custom_jvp
+def _at_label(logits: Array, labels: Array) -> Array:
+    """Returns the label's logit."""
+    return label_entry(logits, labels)
+
+
+@_at_label.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # A sum that fuses, where the derivative of picking scatters into an array of zeros.
+    dots = jnp.where(is_label(*primals), tangents[0], 0.0)
+    return _at_label(*primals), jnp.sum(dots, axis=-1)
 
 
 def _hard(examples: Examples, weight: Scalar) -> Array:
@@ -250,7 +269,25 @@ def _hard(examples: Examples, weight: Scalar) -> Array:
     if isinstance(weight, (int, float)) and weight == 0:  # a third of the time is not spent
         return jnp.zeros_like(examples.logits[..., 0])
     weight = scalar("label_weight", weight, like=examples.logits, at_least=0.0)
-    return times(weight, -label_log_probability(examples.logits, examples.labels))
+    return times(weight, _surprise(examples.logits, examples.labels))
+
+
+@jax.custom_jvp
+def _surprise(logits: Array, labels: Array) -> Array:
+    """Returns -log p_y."""
+    return -label_log_probability(logits, labels)
+
+
+@_surprise.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d(-log p_y) = sum_j (p_j - 1[j = y]) dz_j. XLA on CPUs keeps the exponentials of a sum for the
+    # slopes, here beside those of teacher and student; it does not recognise them behind a barrier.
+    (logits, labels), (logits_dot, _) = primals, tangents
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    total = jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True)
+    p = jnp.exp(logits - jax.lax.optimization_barrier(largest)) * (1.0 / total)
+    slopes = jnp.where(is_label(logits, labels), p - 1.0, p)
+    return _surprise(logits, labels), jnp.sum(slopes * logits_dot, axis=-1)
 
 
 def entropy_minimisation(
@@ -461,7 +498,7 @@ def consistency(
     z, where = unlabelled(logits, where, axis)
     target = _further("target_logits", target_logits, z, where, axis)
     temperature = scalar("target_temperature", target_temperature, like=z, above=0.0)
-    return masked(divergence(tempered(target, temperature), z), where)
+    return masked(divergence(target, z, temperature, jnp.ones_like(temperature)), where)
 
 
 def jensen_shannon_consistency(
@@ -890,30 +927,58 @@ def _gaps(logits: Array) -> tuple[Array, Array, Array]:
 
 
 @jax.custom_jvp
-def divergence(targets: Array, logits: Array) -> Array:
-    """Returns D(t || s) for t, s the softmax of `targets` and of `logits`, both (..., K)."""
-    t, s, ratio = _compared(targets, logits)
+def divergence(
+    targets: Array, logits: Array, target_temperature: Array, temperature: Array
+) -> Array:
+    """Returns D(t || s) for t, s the softmax of `targets` and of `logits` over temperatures."""
+    t, s, ratio = _compared(targets, logits, target_temperature, temperature)
     return jnp.sum(_relative_entropy_terms(t, s, ratio), axis=-1)
 
 
 @divergence.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # dD = sum_j (s_j - t_j) dz_j + sum_j t_j (log(t_j / s_j) - D) da_j
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    # dD = sum_j (s_j - t_j) dz_j + sum_j t_j (log(t_j / s_j) - D) da_j, with z and a tempered.
     # By hand: autodiff keeps three arrays of the logits' size, and gives NaN at a logit of -inf.
-    (targets, logits), (targets_dot, logits_dot) = primals, tangents
-    t, s, ratio = _compared(targets, logits)
-    value = divergence(targets, logits)
+    (a, z, target_temperature, temperature), dots = primals, tangents
+    value, (t, s, ratio) = divergence(*primals), _compared(*primals)
+    _, a_dot = jax.jvp(tempered, (a, target_temperature), (dots[0], dots[2]))
+    _, z_dot = jax.jvp(tempered, (z, temperature), (dots[1], dots[3]))
     finite = jnp.where(jnp.isinf(value), 0.0, value)[..., None]
     excess = t * (jnp.where(jnp.isinf(ratio), 0.0, ratio) - finite)
-    return value, jnp.sum((s - t) * logits_dot + excess * targets_dot, axis=-1)
+    return value, jnp.sum((s - t) * z_dot + excess * a_dot, axis=-1)
 
 
-def _compared(targets: Array, logits: Array) -> tuple[Array, Array, Array]:
+def _compared(
+    targets: Array, logits: Array, target_temperature: Array, temperature: Array
+) -> tuple[Array, Array, Array]:
     """Returns t, s and log(t / s): -inf, or +inf, where only t, or only s, is impossible."""
-    t, s = probabilities(targets), probabilities(logits)
+    t, of_targets = _tempered_softmax(targets, target_temperature)
+    s, of_logits = _tempered_softmax(logits, temperature)
     equal = jnp.isneginf(targets) & jnp.isneginf(logits)
-    gaps = jnp.where(equal, 0.0, targets - logits)
-    return t, s, gaps - (log_normalizer(targets) - log_normalizer(logits))[..., None]
+    gaps = tempered(targets, target_temperature) - tempered(logits, temperature)
+    return t, s, jnp.where(equal, 0.0, gaps) - (of_targets - of_logits)[..., None]
+
+
+def _tempered_softmax(logits: Array, temperature: Array) -> tuple[Array, Array]:
+    """Returns softmax(z / T), and log sum_k exp(z_k / T)."""
+    # The largest logit is found before the division, for which XLA on CPUs stores the quotients.
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    weights = jnp.exp(tempered(logits - largest[..., None], temperature))
+    total = jnp.sum(weights, axis=-1)
+    return weights * (1.0 / total)[..., None], tempered(largest, temperature) + jnp.log(total)
+
+
+@jax.custom_jvp
+def _tempered_log_normalizer(logits: Array, temperature: Array) -> Array:
+    """Returns log sum_k exp(z_k / T)."""
+    return _tempered_softmax(logits, temperature)[1]
+
+
+@_tempered_log_normalizer.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # d log sum_k exp(z_k / T) = sum_j p_j d(z_j / T), p = softmax(z / T)
+    p, total = _tempered_softmax(*primals)
+    return total, jnp.sum(p * jax.jvp(tempered, primals, tangents)[1], axis=-1)
 
 
 def _relative_entropy_terms(p: Array, q: Array, ratio: Array) -> Array:
@@ -930,7 +995,8 @@ def _relative_entropy_terms(p: Array, q: Array, ratio: Array) -> Array:
 def _series(x: Array) -> Array:
     """Returns (exp(-x) - 1 + x) / x^2 for |x| < 0.25, by nested multiplication."""
     result = jnp.ones_like(x)
-    for n in range(13, 2, -1):  # the first term left out is below 1e-18
+    last = 8 if x.dtype.itemsize <= 4 else 13  # the first term left out is below 1e-18, or 1e-10
+    for n in range(last, 2, -1):
         result = 1.0 - x / n * result
     return 0.5 * result
 
