@@ -20,6 +20,7 @@ from xent_jax.losses.softmax import (
     label_entry,
     label_log_probability,
     log_normalizer,
+    prediction_entropy,
     probabilities,
     smoothed_cross_entropy,
     target_cross_entropy,
@@ -511,13 +512,7 @@ def confidence_penalty(
     examples = prepare(logits, labels, where=where, axis=axis)
     beta = scalar("beta", beta, like=examples.logits, at_least=0.0)
     z, y = examples.logits, examples.labels
-    return examples.finish(-label_log_probability(z, y) - beta * _entropy(z))
-
-
-def _entropy(logits: Array) -> Array:
-    """Returns -sum_k p_k log p_k; a class at -inf adds 0."""
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    return -jnp.sum(probabilities(logits) * jnp.where(jnp.isneginf(logits), 0.0, log_p), axis=-1)
+    return examples.finish(-label_log_probability(z, y) - beta * prediction_entropy(z))
 
 
 def brier_score(

@@ -31,6 +31,7 @@ from xent_jax.losses.logarithms import times, x_log_x, x_log_y
 from xent_jax.losses.softmax import (
     is_label,
     label_log_probability,
+    prediction_entropy,
     probabilities,
     target_cross_entropy,
     uniform_cross_entropy,
@@ -91,27 +92,9 @@ def soft_bootstrap(
       [0.2608 2.1608]
     """
     examples = prepare(logits, labels, where=where, axis=axis)
-    beta = scalar("beta", beta, like=examples.logits, at_least=0.0, at_most=1.0)
-    of_label = -label_log_probability(examples.logits, examples.labels)
-    return examples.finish(times(beta, of_label) + (1.0 - beta) * _entropy(examples.logits))
-
-
-@jax.custom_jvp
-def _entropy(logits: Array) -> Array:
-    """Returns -sum_k p_k log p_k; a class at -inf adds 0."""
-    largest, total = _weighted_total(logits)
-    gaps = jnp.where(jnp.isneginf(logits), 0.0, logits - largest[..., None])
-    return jnp.log(total) - jnp.sum(jnp.exp(logits - largest[..., None]) * gaps, axis=-1) / total
-
-
-@_entropy.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # dH = -sum_j p_j (log p_j + H) dz_j: one sum, where autodiff keeps p and log p for later
-    (logits,), (logits_dot,) = primals, tangents
-    value, (largest, total) = _entropy(logits), _weighted_total(logits)
-    gaps = jnp.where(jnp.isneginf(logits), 0.0, logits - largest[..., None])
-    slopes = -probabilities(logits) * (gaps - (jnp.log(total) - value)[..., None])
-    return value, jnp.sum(slopes * logits_dot, axis=-1)
+    z, beta = examples.logits, scalar("beta", beta, like=examples.logits, at_least=0.0, at_most=1.0)
+    of_label = -label_log_probability(z, examples.labels)
+    return examples.finish(times(beta, of_label) + (1.0 - beta) * prediction_entropy(z))
 
 
 def hard_bootstrap(
@@ -1003,7 +986,7 @@ def joint_optimization(
     classes = z.shape[-1]
     prior = np.full(classes, 1.0 / classes, np.float32) if class_prior is None else class_prior
     of_batch = _prior_divergence(z, prior_of(prior, z), examples.where, axis_name)
-    return examples.finish(divergence + alpha * of_batch + beta * _entropy(z))
+    return examples.finish(divergence + alpha * of_batch + beta * prediction_entropy(z))
 
 
 def _prior_divergence(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from xent_jax.losses.contract import Examples, example_mask, floating, masked, prepare, scalar
 from xent_jax.losses.logarithms import times
-from xent_jax.losses.softmax import label_log_probability
-from xent_jax.losses.transfer import prediction_entropy, unlabelled
+from xent_jax.losses.softmax import label_log_probability, prediction_entropy
+from xent_jax.losses.transfer import unlabelled
 from xent_jax.typing import Array, Bool, Float, Int, Key, Scalar
 
 

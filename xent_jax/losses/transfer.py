@@ -26,6 +26,7 @@ from xent_jax.losses.softmax import (
     label_entry,
     label_log_probability,
     log_normalizer,
+    prediction_entropy,
     probabilities,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Key, Num, Scalar
@@ -899,31 +900,6 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     finite = jnp.where(jnp.isneginf(logits), 0.0, logits)
     tangent = logits_dot * (1.0 / temperature) - finite * (temperature_dot / temperature**2)
     return tempered(logits, temperature), tangent
-
-
-@jax.custom_jvp
-def prediction_entropy(logits: Array) -> Array:
-    """Returns -sum_k p_k log p_k of softmax(z); a class at -inf adds 0."""
-    gaps, weights, total = _gaps(logits)
-    return jnp.log(total) + jnp.sum(weights * gaps, axis=-1) / total
-
-
-@prediction_entropy.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # dH = -sum_j p_j (log p_j + H) dz_j, where -log p_j - H is the gap less the mean gap.
-    (logits,), (logits_dot,) = primals, tangents
-    gaps, weights, total = _gaps(logits)
-    mean = jnp.sum(weights * gaps, axis=-1) / total
-    slopes = weights * (1.0 / total)[..., None] * (gaps - mean[..., None])
-    return prediction_entropy(logits), jnp.sum(slopes * logits_dot, axis=-1)
-
-
-def _gaps(logits: Array) -> tuple[Array, Array, Array]:
-    """Returns max z - z (0 for a class that cannot occur), exp(z - max z) and its sum."""
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    gaps = jnp.where(jnp.isneginf(logits), 0.0, largest - logits)
-    weights = jnp.exp(logits - largest)
-    return gaps, weights, jnp.sum(weights, axis=-1)
 
 
 @jax.custom_jvp
