@@ -54,8 +54,9 @@ def dice_loss(
       where: True for the elements that count, of the logits' shape without the class axis.
 
     Returns:
-      One value per set, of shape (sets,), in float32 (float64 for float64 logits): from 0 (all
-      right) to the mean weight; 0 where no element counts, NaN where a label is outside [0, 1].
+      One value per set, of shape (sets,), in float32 (float64 for float64 logits): from 0, up to
+      rounding, where all is right, to the mean weight; 0 where no element counts, NaN where a label
+      is outside [0, 1].
 
     Raises:
       TypeError: logits that are not floating point, or a mask that is not boolean.
@@ -176,8 +177,9 @@ def _losses_by_class(examples: Examples, alpha: Scalar, beta: Scalar, smooth: Sc
         for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth))
     )
     elements = tuple(range(1, y.ndim - 1))
-    hits, false_alarms = jnp.sum(p * y, axis=elements), jnp.sum(p * (1.0 - y), axis=elements)
-    errors = alpha * false_alarms + beta * jnp.sum((1.0 - p) * y, axis=elements)
+    hits = jnp.sum(p * y, axis=elements)
+    false_alarms, misses = jnp.sum(p, axis=elements) - hits, jnp.sum(y, axis=elements) - hits
+    errors = alpha * false_alarms + beta * misses
     total = hits + errors + smooth
     return errors / jnp.where(total == 0.0, 1.0, total)  # nothing there and nothing predicted
 
