@@ -358,6 +358,13 @@ MISTAKES = {
         {"loss": {"name": "arcface"}, "model": {"name": "mlp", "cosine_scale": 30.0}},
         "scale=64.*cosine_scale=30.*make them equal",
     ),
+    "another scale, of a preset": (
+        {
+            "loss": {"name": "ldam", "preset": "cifar10_lt100"},
+            "model": {"name": "mlp", "cosine_scale": 16.0},
+        },
+        "scale=30.*cosine_scale=16.*make them equal",
+    ),
     "bad scale": ({"model": {"name": "mlp", "cosine_scale": -1.0}}, "must be a number above 0"),
     "sampler": ({"sampler": {"name": "balanced"}}, "unknown .*class_balanced"),
     "sampler's argument": ({"sampler": {"name": "shuffle", "q": 1}}, "no argument 'q'"),
