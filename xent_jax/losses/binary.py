@@ -24,7 +24,8 @@ from xent_jax.losses.contract import (
     scalar,
     unit_interval,
 )
-from xent_jax.losses.logarithms import times, x_log_y
+from xent_jax.losses.fusion import recomputed, written
+from xent_jax.losses.logarithms import log1p_of_share, times, x_log_y
 from xent_jax.losses.softmax import is_label, probabilities
 from xent_jax.typing import Array, Bool, Float, Int, Num, Scalar
 
@@ -84,15 +85,40 @@ def sigmoid_binary_cross_entropy(
     elements = prepare_elements(logits, labels, where=where)
     z, y = elements.logits, elements.labels
     smoothing = scalar("label_smoothing", label_smoothing, like=z, at_least=0.0, at_most=1.0)
-    t = jnp.where(jnp.isinf(z), y, (1.0 - smoothing) * y + 0.5 * smoothing)
     weight = _per_class("pos_weight", pos_weight, z)
-    return elements.finish(times(weight * t, _surprise(z)) + times(1.0 - t, _surprise(-z)))
+    return elements.finish(_smoothed(z, y, weight, smoothing))
+
+
+@recomputed
+def _smoothed(z: Array, y: Array, weight: Array, smoothing: Array) -> Array:
+    t = jnp.where(jnp.isinf(z), y, (1.0 - smoothing) * y + 0.5 * smoothing)
+    return _cross_entropy(z, weight * t, 1.0 - t)
+
+
+@jax.custom_jvp
+def _cross_entropy(z: Array, positive: Array, negative: Array) -> Array:
+    """Returns -a log sigmoid(z) - b log sigmoid(-z), for weights a and b of yes and no."""
+    common = (positive + negative) * log1p_of_share(jnp.exp(-jnp.abs(z)))
+    return times(positive, jnp.maximum(-z, 0.0)) + times(negative, jnp.maximum(z, 0.0)) + common
+
+
+@_cross_entropy.defjvp
+def _(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    # dL = (b sigmoid(z) - a sigmoid(-z)) dz - log sigmoid(z) da - log sigmoid(-z) db
+    # By hand for its digits, and because |z| has no slope at 0; infinite slopes are taken as 0.
+    (z, positive, negative), (z_dot, positive_dot, negative_dot) = primals, tangents
+    tangent = (negative * sigmoid(z) - positive * sigmoid(-z)) * z_dot
+    finite = jnp.where(jnp.isinf(z), 0.0, z)
+    tangent += _surprise(finite) * positive_dot + _surprise(-finite) * negative_dot
+    return _cross_entropy(z, positive, negative), tangent
 
 
 @jax.custom_jvp
 def _surprise(z: Array) -> Array:
     """Returns -log sigmoid(z)."""
-    return jnp.maximum(-z, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    return jnp.maximum(-z, 0.0) + log1p_of_share(jnp.exp(-jnp.abs(z)))
 
 
 @_surprise.defjvp
@@ -224,18 +250,27 @@ def sigmoid_focal_loss(
     elements = prepare_elements(logits, labels, where=where)
     z, y = elements.logits, elements.labels
     gamma = scalar("gamma", gamma, like=z, at_least=0.0)
-    cross_entropy = times(y, _surprise(z)) + times(1.0 - y, _surprise(-z))
-    loss = _modulated(cross_entropy, y * sigmoid(-z) + (1.0 - y) * sigmoid(z), gamma)
-    if alpha is not None:
-        alpha = scalar("alpha", alpha, like=z, at_least=0.0, at_most=1.0)
-        loss = times(alpha * y + (1.0 - alpha) * (1.0 - y), loss)
-    return elements.finish(loss)
+    if alpha is None:
+        return elements.finish(_focal(z, y, gamma))
+    alpha = scalar("alpha", alpha, like=z, at_least=0.0, at_most=1.0)
+    return elements.finish(_weighted_focal(z, y, gamma, alpha))
+
+
+@recomputed
+def _weighted_focal(z: Array, y: Array, gamma: Array, alpha: Array) -> Array:
+    return times(alpha * y + (1.0 - alpha) * (1.0 - y), _focal(z, y, gamma))
+
+
+@recomputed
+def _focal(z: Array, y: Array, gamma: Array) -> Array:
+    cross_entropy = _cross_entropy(z, y, 1.0 - y)
+    return _modulated(cross_entropy, y * sigmoid(-z) + (1.0 - y) * sigmoid(z), gamma)
 
 
 @jax.custom_jvp
 def _modulated(surprise: Array, error: Array, gamma: Array) -> Array:
     """Returns error^gamma * surprise, for a surprise that is as small as the error near 0."""
-    return error**gamma * surprise
+    return _power(error, gamma) * surprise
 
 
 @_modulated.defjvp
@@ -248,10 +283,16 @@ def _(
     none, tiny = error == 0.0, error < jnp.finfo(error.dtype).eps ** 2
     s = jnp.where(jnp.isinf(surprise), 0.0, surprise)  # there the error is 1 and does not move
     e = jnp.where(none, 1.0, error)
-    power = jnp.where(none, jnp.where(gamma == 0.0, 1.0, 0.0), e**gamma)
+    power = jnp.where(none, jnp.where(gamma == 0.0, 1.0, 0.0), _power(e, gamma))
     ratio = jnp.where(tiny, 1.0, s / jnp.where(tiny, 1.0, error))
     tangent = surprise_dot + gamma * ratio * error_dot + s * jnp.log(e) * gamma_dot
     return _modulated(surprise, error, gamma), power * tangent
+
+
+def _power(base: Array, exponent: Array) -> Array:
+    """Returns base^exponent; without a power for an exponent of 1, 2 or 4, which XLA sees."""
+    root = base ** (0.5 * exponent)
+    return root * root
 
 
 def asymmetric_loss(
@@ -311,11 +352,18 @@ def asymmetric_loss(
     gamma_negative = scalar("gamma_negative", gamma_negative, like=z, at_least=0.0)
     gamma_positive = scalar("gamma_positive", gamma_positive, like=z, at_least=0.0)
     clip = scalar("clip", clip, like=z, at_least=0.0, at_most=1.0)
+    return elements.finish(_asymmetric(z, y, gamma_negative, gamma_positive, clip))
+
+
+@recomputed
+def _asymmetric(
+    z: Array, y: Array, gamma_negative: Array, gamma_positive: Array, clip: Array
+) -> Array:
     p = sigmoid(z)
     positive = _modulated(_surprise(z), sigmoid(-z), gamma_positive)
     shifted = jnp.where(p > clip, p - clip, 0.0)
     negative = _modulated(_shifted_surprise(z, clip), shifted, gamma_negative)
-    return elements.finish(times(y, positive) + times(1.0 - y, negative))
+    return times(y, positive) + times(1.0 - y, negative)
 
 
 @jax.custom_jvp
@@ -411,12 +459,21 @@ def distribution_balanced(
     frequency = _frequencies(class_counts, num_examples, z)
     weight = scalar("alpha", alpha, like=z, at_least=0.0) + _rebalancing(frequency, y, beta, mu)
     rarity = jnp.log1p(-frequency) - jnp.log(frequency)
-    positive = z - scalar("kappa", kappa, like=z) * rarity
+    shift = scalar("kappa", kappa, like=z) * rarity
     scale = scalar("negative_scale", negative_scale, like=z, above=0.0)
-    negative, gamma = scale * positive, scalar("gamma", gamma, like=z, at_least=0.0)
+    gamma = scalar("gamma", gamma, like=z, at_least=0.0)
+    return elements.finish(_regularized(z, y, weight, shift, scale, gamma))
+
+
+@recomputed
+def _regularized(
+    z: Array, y: Array, weight: Array, shift: Array, scale: Array, gamma: Array
+) -> Array:
+    positive = z - shift
+    negative = scale * positive
     loss = times(y, _modulated(_surprise(positive), sigmoid(-positive), gamma))
     loss += times((1.0 - y) / scale, _modulated(_surprise(-negative), sigmoid(negative), gamma))
-    return elements.finish(times(weight, loss))
+    return times(weight, loss)
 
 
 def _frequencies(class_counts: Array, num_examples: Scalar, logits: Array) -> Array:
@@ -439,7 +496,8 @@ def _frequencies(class_counts: Array, num_examples: Scalar, logits: Array) -> Ar
 def _rebalancing(frequency: Array, labels: Array, beta: Scalar, mu: Scalar) -> Array:
     """Returns sigmoid(beta (r - mu)) with r = (1 / n_i) / sum_j y_j / n_j, 1 where that is 0."""
     beta, mu = scalar("beta", beta, like=labels, at_least=0.0), scalar("mu", mu, like=labels)
-    expected = jnp.sum(labels / frequency, axis=-1, keepdims=True)
+    given = jnp.where(jnp.isnan(labels), 0.0, labels)  # an invalid one spoils itself alone
+    expected = jnp.sum(written(given / frequency), axis=-1, keepdims=True)
     none = jnp.broadcast_to(expected == 0.0, labels.shape)
     ratio = 1.0 / (frequency * jnp.where(none, 1.0, expected))
     return jnp.where(none, 1.0, sigmoid(beta * (ratio - mu)))

@@ -13,6 +13,7 @@ label outside the classes gives NaN and a NaN gradient, half precision is comput
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
@@ -46,10 +47,20 @@ class Examples(NamedTuple):
 
 
 def _nan_unless(valid: Array | None, loss: Array) -> Array:
-    if valid is None:
-        return loss
-    # A product, and not a `where`, so that the gradient becomes NaN too.
-    return loss * jnp.where(valid, 1.0, jnp.nan).astype(loss.dtype)
+    return loss if valid is None else _or_nan(valid, loss)
+
+
+@jax.custom_jvp
+def _or_nan(valid: Array, loss: Array) -> Array:
+    """Returns the loss where it is valid, and elsewhere NaN with a gradient of NaN."""
+    return jnp.where(valid, loss, jnp.nan)
+
+
+@_or_nan.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # By hand, because the gradient of a `where` is 0 where the loss is not taken.
+    (valid, loss), (_, loss_dot) = primals, tangents
+    return _or_nan(valid, loss), loss_dot * jnp.where(valid, 1.0, jnp.nan).astype(loss.dtype)
 
 
 def prepare(
@@ -136,9 +147,20 @@ def prepare_elements(
 
 def unit_interval(labels: Array) -> tuple[Array, Array]:
     """Returns labels inside [0, 1], and which were there up to the rounding of soft labels."""
-    valid = (labels >= -ROUNDING) & (labels <= 1.0 + ROUNDING)
-    inside = jnp.where(labels < 0.0, 0.0, jnp.where(labels > 1.0, 1.0, labels))
-    return masked(inside, valid), valid
+    valid = jnp.abs(labels - 0.5) <= 0.5 + ROUNDING
+    return _clamped(labels), valid
+
+
+@jax.custom_jvp
+def _clamped(labels: Array) -> Array:
+    """Returns the labels inside [0, 1], which XLA computes again rather than keep in memory."""
+    return jax.lax.clamp(jnp.zeros((), labels.dtype), labels, jnp.ones((), labels.dtype))
+
+
+@_clamped.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # By hand, because JAX takes the slope at 0 and 1, where most labels are, as 0.
+    return _clamped(*primals), tangents[0]
 
 
 def classes_last(name: str, array: Array, axis: int) -> Array:

@@ -14,6 +14,7 @@ from jax.nn import sigmoid
 from xent_jax.losses.binary import Labels, sigmoid_binary_cross_entropy
 from xent_jax.losses.class_statistics import below_largest, per_class, prior_of
 from xent_jax.losses.contract import Examples, masked, prepare, prepare_elements, scalar
+from xent_jax.losses.fusion import written
 from xent_jax.losses.logarithms import times
 from xent_jax.losses.softmax import is_label, label_entry, label_log_probability, log_normalizer
 from xent_jax.typing import Array, Bool, Float, Int, Key, Scalar
@@ -256,7 +257,7 @@ def equalization_v2(
         _accumulate(state.positive, jnp.where(truth, sizes, 0.0), axis_name),
         _accumulate(state.negative, jnp.where(truth, 0.0, sizes), axis_name),
     )
-    return examples.finish(jnp.sum(times(weights, terms), axis=-1)), new_state
+    return examples.finish(jnp.sum(written(times(weights, terms)), axis=-1)), new_state
 
 
 def _weights_of_negatives(

@@ -20,6 +20,7 @@ from xent_jax.losses.class_statistics import (
     prior_of,
 )
 from xent_jax.losses.contract import Examples, classes_last, masked, prepare, scalar
+from xent_jax.losses.fusion import written
 from xent_jax.losses.logarithms import relative_expm1, times
 from xent_jax.losses.metric import prepare_cosines
 from xent_jax.losses.softmax import (
@@ -249,7 +250,7 @@ def class_balanced_focal_loss(
     weights = class_balanced_weights(per_class("class_counts", class_counts, z), beta=beta)
     toward_truth = jnp.where(is_label(z, y), z, -z)
     terms = sigmoid_focal_loss(toward_truth, jnp.ones_like(z), alpha=None, gamma=gamma)
-    return examples.finish(times(weights[y], jnp.sum(terms, axis=-1)))
+    return examples.finish(times(weights[y], jnp.sum(written(terms), axis=-1)))
 
 
 def ldam(

@@ -13,13 +13,14 @@ the logits' size besides its gradient.
 import jax
 import jax.numpy as jnp
 
+from xent_jax.losses.fusion import apart, finite, possible
 from xent_jax.typing import Array
 
 
 @jax.custom_jvp
 def label_log_probability(logits: Array, labels: Array) -> Array:
     """Returns log p_y: -inf where the label's logit is."""
-    largest, total = _largest_and_total(logits)
+    largest, total = largest_and_total(logits)
     return label_entry(logits, labels) - largest - jnp.log(total)
 
 
@@ -35,7 +36,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 @jax.custom_jvp
 def target_cross_entropy(logits: Array, targets: Array) -> Array:
     """Returns -sum_k t_k log p_k with 0 log 0 = 0, for targets (..., K) of any sum."""
-    largest, total = _largest_and_total(logits)
+    largest, total = largest_and_total(logits)
     gaps = jnp.where(targets == 0, 0.0, largest[..., None] - logits)
     return jnp.sum(targets, axis=-1) * jnp.log(total) + jnp.sum(targets * gaps, axis=-1)
 
@@ -47,7 +48,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     (logits, targets), (logits_dot, targets_dot) = primals, tangents
     mass = jnp.sum(targets, axis=-1, keepdims=True)
     slopes = probabilities(logits) * mass - targets
-    largest, total = _largest_and_total(logits)
+    largest, total = largest_and_total(logits)
     log_p = logits - largest[..., None] - jnp.log(total)[..., None]
     log_p = jnp.where(jnp.isneginf(logits), 0.0, log_p)
     tangent = jnp.sum(slopes * logits_dot - log_p * targets_dot, axis=-1)
@@ -71,31 +72,42 @@ def _(
     slopes = probabilities(logits) - targets - smoothing * uniform(logits)
     log_p = label_log_probability(logits, labels)
     lowest = jnp.finfo(log_p.dtype).min
-    finite = jnp.where(log_p < lowest, lowest, log_p)  # -inf times de = 0 would be NaN
-    excess = uniform_cross_entropy(logits) + finite
+    log_p = jnp.where(log_p < lowest, lowest, log_p)  # -inf times de = 0 would be NaN
+    excess = uniform_cross_entropy(logits) + log_p
     tangent = jnp.sum(slopes * logits_dot, axis=-1) + excess * smoothing_dot
     return smoothed_cross_entropy(logits, labels, smoothing), tangent
 
 
+@jax.custom_jvp
 def uniform_cross_entropy(logits: Array) -> Array:
     """Returns -mean_k log p_k over the classes that can occur."""
-    largest, total = _largest_and_total(logits)
-    possible = ~jnp.isneginf(logits)
-    gaps = jnp.sum(jnp.where(possible, largest[..., None] - logits, 0.0), axis=-1)
-    return jnp.log(total) + gaps / jnp.sum(possible, axis=-1, dtype=logits.dtype)
+    largest, total = largest_and_total(logits)
+    counted = possible(logits)
+    gaps = jnp.sum(counted * (largest[..., None] - finite(logits)), axis=-1)
+    return jnp.log(total) + gaps / jnp.sum(counted, axis=-1)
+
+
+@uniform_cross_entropy.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # d(-mean_k log p_k) = sum_j (p_j - u_j) dz_j
+    (logits,), (logits_dot,) = primals, tangents
+    largest, total = (apart(array, 1) for array in largest_and_total(logits))
+    again = apart(logits, 1)
+    p = jnp.exp(again - largest[..., None]) * (1.0 / total)[..., None]
+    tangent = jnp.sum((p - uniform(logits)) * logits_dot, axis=-1)
+    return uniform_cross_entropy(logits), tangent
 
 
 def uniform(logits: Array) -> Array:
     """Returns the distribution that gives the same to every class that can occur."""
-    possible = ~jnp.isneginf(logits)
-    share = 1.0 / jnp.sum(possible, axis=-1, keepdims=True, dtype=logits.dtype)
-    return jnp.where(possible, share, 0.0)
+    number = apart(jnp.sum(possible(logits), axis=-1, keepdims=True), 1)
+    return possible(apart(logits, 1), 1) * (1.0 / number)
 
 
 @jax.custom_jvp
 def log_normalizer(logits: Array) -> Array:
     """Returns log sum_k exp(z_k)."""
-    largest, total = _largest_and_total(logits)
+    largest, total = largest_and_total(logits)
     return largest + jnp.log(total)
 
 
@@ -133,7 +145,7 @@ def _gaps(logits: Array) -> tuple[Array, Array, Array]:
 
 def probabilities(logits: Array) -> Array:
     """Returns softmax(z). Large logits lose no digits, as they do in exp(z - log_normalizer)."""
-    largest, total = _largest_and_total(logits)
+    largest, total = largest_and_total(logits)
     return jnp.exp(logits - largest[..., None]) * (1.0 / total)[..., None]
 
 
@@ -176,7 +188,7 @@ def is_label(logits: Array, labels: Array) -> Array:
     return classes == labels[..., None]
 
 
-def _largest_and_total(logits: Array) -> tuple[Array, Array]:
+def largest_and_total(logits: Array) -> tuple[Array, Array]:
     """Returns max z and sum exp(z - max z), each (...)."""
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     return largest, jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
