@@ -12,6 +12,7 @@ from xent_jax.losses.categorical import (
     softmax_focal_loss,
 )
 from xent_jax.losses.contract import prepare, scalar
+from xent_jax.losses.fusion import apart, at_least, finite, possible
 from xent_jax.losses.noisy_labels import (
     asymmetric_exponential,
     asymmetric_generalized_cross_entropy,
@@ -25,7 +26,7 @@ from xent_jax.losses.softmax import (
     is_label,
     label_entry,
     label_log_probability,
-    probabilities,
+    largest_and_total,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
@@ -91,8 +92,7 @@ def _plain(s: Array) -> _Slopes:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _share(family: _Family, logits: Array, labels: Array, parameters: tuple[Array, ...]) -> Array:
     """Returns the label's part of all labels' losses: 1 where it cannot occur or is alone."""
-    surprises, possible = _surprises(logits)
-    total = jnp.sum(jnp.where(possible, family(surprises, *parameters)[0], 0.0), axis=-1)
+    total = _over_classes(0, family, logits, *largest_and_total(logits), parameters)
     of_label = family(_label_surprise(logits, labels), *parameters)[0]
     one = (total == 0.0) | _impossible(logits, labels)
     return jnp.where(one, 1.0, of_label / jnp.where(one, 1.0, total))
@@ -104,31 +104,45 @@ def _(family: _Family, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> t
     # dL sum_k l_k = sum_j ((l'_y - L sum_k l'_k) p_j - 1[j = y] l'_y + L l'_j) dz_j + (...) dq
     # By hand, so that the way back is one pass and keeps nothing of the logits' size.
     (logits, labels, parameters), (logits_dot, _, parameter_dots) = primals, tangents
-    share = _share(family, logits, labels, parameters)
-    surprises, possible = _surprises(logits)
-    _, label_slope, label_by = family(_label_surprise(logits, labels), *parameters)
-    losses, slopes, by = jax.tree.map(
-        lambda array: jnp.where(possible, array, 0.0), family(surprises, *parameters)
-    )
-    total = jnp.sum(losses, axis=-1)
+    share, softmax = _share(family, logits, labels, parameters), largest_and_total(logits)
+    total = _over_classes(0, family, logits, *softmax, parameters)
+    slopes = _over_classes(1, family, logits, *softmax, parameters)
+    _, of_label, by_label = family(_label_surprise(logits, labels), *parameters)
     one = (total == 0.0) | _impossible(logits, labels)
-    factor = (label_slope - share * jnp.sum(slopes, axis=-1))[..., None]
-    change = factor * probabilities(logits) + share[..., None] * slopes
-    change = change - jnp.where(is_label(logits, labels), label_slope[..., None], 0.0)
-    tangent = jnp.sum(change * logits_dot, axis=-1)
-    for of_label, of_all, dot in zip(label_by, by, parameter_dots, strict=True):
-        tangent = tangent + (of_label - share * jnp.sum(of_all, axis=-1)) * dot
-    return share, jnp.where(one, 0.0, tangent / jnp.where(one, 1.0, total))
+    scale = jnp.where(one, 0.0, 1.0 / jnp.where(one, 1.0, total))
+    factors = scale * (of_label - share * slopes), scale * of_label, scale * share
+    changes = _changes(family, logits, labels, parameters, *softmax, *factors)
+    tangent = jnp.sum(changes * logits_dot, axis=-1)
+    by_all = _over_classes(2, family, logits, *softmax, parameters)
+    for of_label, of_all, dot in zip(by_label, by_all, parameter_dots, strict=True):
+        tangent = tangent + scale * (of_label - share * of_all) * dot
+    return share, tangent
 
 
-def _surprises(logits: Array) -> tuple[Array, Array]:
-    """Returns -log p_k of every class (..., K), and which can occur; the others have 0."""
-    # Written out of the logits, so that every pass over the classes fuses from them.
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    total = jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True)
-    surprises = jnp.log(total) + (largest - logits)
-    possible = ~(jnp.isneginf(logits) & (largest > logits))
-    return jnp.where(possible, surprises, 0.0), possible
+def _over_classes(part: int, family: _Family, logits: Array, *rest: Any) -> Any:
+    """Returns the sum over the possible classes of a part of what the family returns."""
+    largest, total, parameters = jax.tree.map(lambda array: apart(array, part), rest)
+    parameters = jax.lax.optimization_barrier(parameters)  # XLA knows a clamped constant
+    terms = family(_surprises(logits, largest, total, part), *parameters)[part]
+    return jax.tree.map(lambda term: jnp.sum(possible(logits, part) * term, axis=-1), terms)
+
+
+def _changes(
+    family: _Family, logits: Array, labels: Array, parameters: tuple[Array, ...], *rest: Array
+) -> Array:
+    """Returns a p_j - b 1[j = y] + c l'_j for factors a, b, c of each example."""
+    part = 3
+    logits, largest, total, *factors = (apart(array, part) for array in (logits, *rest))
+    of_p, of_label, of_slope = factors
+    p = jnp.exp(logits - largest[..., None]) * (of_p / total)[..., None]
+    slopes = family(_surprises(logits, largest, total, part), *parameters)[1]
+    others = p + possible(logits, part) * of_slope[..., None] * slopes
+    return others - jnp.where(is_label(logits, labels), of_label[..., None], 0.0)
+
+
+def _surprises(logits: Array, largest: Array, total: Array, part: int) -> Array:
+    """Returns -log p_k of every class (..., K); for those that cannot occur a large number."""
+    return jnp.log(total)[..., None] + (largest[..., None] - finite(logits, part))
 
 
 def _label_surprise(logits: Array, labels: Array) -> Array:
@@ -198,15 +212,17 @@ def normalized_focal(
 def _focal(s: Array, gamma: Array) -> _Slopes:
     """Returns l = r^gamma s with r = 1 - p = 1 - e^-s, and its slopes in s and gamma."""
     # dl/ds = r^gamma (1 + gamma s p / r), dl/dgamma = l log r. At s = 0 the ratio s p / r is 1.
-    log_r = _log_missing(s)
+    s = at_least(
+        s, jnp.asarray(_TINY, s.dtype)
+    )  # with which r = s and no logarithm or quotient is infinite
+    tiny = jnp.asarray(_TINY, s.dtype)  # keeps quotients and logarithms at s = 0 finite
+    log_r = jnp.log(at_least(-jnp.expm1(-s), tiny))
     power = jnp.exp(gamma * log_r)
-    odds = jnp.where(s > 0.0, s * jnp.exp(-s - log_r), 1.0)
+    odds = at_least(s, tiny) / jnp.expm1(at_least(s, tiny))
     return power * s, power * (1.0 + gamma * odds), (power * s * log_r,)
 
 
-def _log_missing(surprise: Array) -> Array:
-    """Returns log(1 - e^-s), and 0 at s = 0."""
-    return jnp.log(jnp.where(surprise > 0.0, complement(-surprise), 1.0))
+_TINY = 1e-30
 
 
 def normalized_generalized_cross_entropy(
@@ -341,7 +357,8 @@ def _spared(s: Array, gamma: Array, largest: Array) -> _Slopes:
     most, most_slope, (most_by_gamma,) = _focal(largest, gamma)
     loss, slope, (by_gamma,) = _focal(s, gamma)
     values = most - loss, -slope, (most_by_gamma - by_gamma, jnp.broadcast_to(most_slope, s.shape))
-    return jax.tree.map(lambda array: jnp.where(s >= largest, 0.0, array), values)
+    inside = jnp.sign(jnp.maximum(jax.lax.stop_gradient(largest - s), 0.0))
+    return jax.tree.map(lambda array: inside * array, values)
 
 
 _Loss = Callable[..., Array]
