@@ -31,6 +31,7 @@ bench: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(RUN) -m experiments.catalogue
+	$(RUN) -m experiments.guide
 
 clean:
 	rm -rf $(VENV)
