@@ -323,12 +323,9 @@ def smooth_labels(
     """
     labels = floating("labels", labels)
     alpha = scalar("alpha", alpha, like=labels, at_least=0.0, at_most=1.0)
-    where = example_mask(
-        jnp.ones(labels.shape, jnp.bool_) if where is None else where,
-        labels[..., None],
-        "it masks classes",
-    )
-    count = jnp.sum(where, axis=axis, keepdims=True, dtype=labels.dtype)
+    where = example_mask(where, labels[..., None], "it masks classes")
+    counted = jnp.ones(labels.shape, jnp.bool_) if where is None else where
+    count = jnp.sum(counted, axis=axis, keepdims=True, dtype=labels.dtype)
     share = jnp.broadcast_to(alpha / jnp.where(count > 0.0, count, 1.0), labels.shape)
     return masked((1.0 - alpha) * masked(labels, where) + share, where)
 
