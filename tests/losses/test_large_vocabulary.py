@@ -1,5 +1,7 @@
 """Sampled and two-level softmax: what they estimate, exactly, and beside PyTorch."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,34 @@ def layer(examples=4, seed=0):
     return features, rng.integers(0, CLASSES, examples).astype(np.int32), weights
 
 
-def test_one_sample_estimates_the_normaliser_without_bias():
+def test_sampled_softmax_is_stationary_where_the_loss_of_all_classes_is():
+    rng = np.random.default_rng(0)
+    p, (q,) = softmax(rng.normal(size=CLASSES)), rng.uniform(0.2, 0.9, (1, CLASSES))
+    drawn = np.array(list(itertools.product([False, True], repeat=CLASSES)))
+    labels, sets = (grid.ravel() for grid in np.indices((CLASSES, len(drawn))))
+    # A class that is not drawn is replaced by the label, which is left out of the samples.
+    samples = np.where(drawn[sets], np.arange(CLASSES), labels[:, None])
+    weights = p[labels] * np.where(drawn[sets], q, 1.0 - q).prod(-1)
+
+    def expected_loss(biases, log_counts):
+        nothing = np.zeros((len(labels), 1)), labels, np.zeros((CLASSES, 1)), samples, log_counts
+        return jnp.vdot(xent.sampled_softmax(*nothing, biases=biases), weights)
+
+    with jax.enable_x64(True):
+        slope = jax.jit(jax.grad(expected_loss))
+        np.testing.assert_allclose(slope(np.log(p), np.log(q)), np.zeros(CLASSES), atol=1e-12)
+        assert np.abs(slope(np.log(p), np.zeros(CLASSES))).max() > 1e-3
+
+
+def test_a_number_added_to_all_log_counts_changes_nothing():
+    features, labels, weights = layer()
+    counts = np.log(np.arange(1.0, 1.0 + CLASSES, dtype=np.float32))
+    loss = xent.sampled_softmax(features, labels, weights, np.array([0, 3]), counts)
+    more = xent.sampled_softmax(features, labels, weights, np.array([0, 3]), counts + 2.0)
+    np.testing.assert_allclose(more, loss, rtol=1e-5)
+
+
+def test_one_sample_estimates_the_odds_without_bias():
     features, labels, weights = layer()
     q = softmax(np.random.default_rng(1).normal(size=CLASSES)).astype(np.float32)
     samples = np.arange(CLASSES, dtype=np.int32)[:, None]

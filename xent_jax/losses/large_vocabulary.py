@@ -32,8 +32,9 @@ def sampled_softmax(
       L = -\log \frac{e^{a_y}}{e^{a_y} + \sum_{s \in S, s \ne y} e^{a_s}}, \qquad
       a_k = w_k \cdot f + b_k - \log Q(k)
 
-    With Q the number of times a class is expected among the samples, the sum over the samples is an
-    unbiased estimate of the sum over all classes.
+    If every class k is among the samples with probability Q(k), independently of the label and of
+    the others, softmax(a) is the probability of each candidate to be the label, given that one of
+    them is: so the loss is least at the scores that the loss of all classes is least at.
 
     Args:
       features: f, floating point, of shape (B, D).
@@ -42,16 +43,17 @@ def sampled_softmax(
       sampled: S, integers in [0, K), of shape (N,) for the whole batch or (B, N), for instance of
         `jax.random.categorical(key, log_probabilities, shape=(N,))`. A sample that is the label is
         left out.
-      log_expected_counts: log Q, of shape (K,): log(N q_k) for N independent draws of probability
-        q_k.
+      log_expected_counts: log Q, of shape (K,), how often each class is expected among the samples:
+        log(N q_k) for N independent draws of probability q_k. It is subtracted for the label too,
+        as in TensorFlow, so that a number added to all of it changes nothing.
       biases: b, of shape (K,); 0 by default.
       where: True for the examples that count, of shape (B,); the others give loss 0 and gradient 0
         whatever they hold.
 
     Returns:
       One value per example in nats, at least 0, of shape (B,), in float32 (float64 for float64
-      features). In expectation it is below the cross-entropy over all classes, towards which it
-      goes as N grows. NaN where the label or a sample is outside [0, K).
+      features); NaN where the label or a sample is outside [0, K). Its size depends on the sampling:
+      report the cross-entropy over all classes.
 
     Raises:
       TypeError: features or weights that are not floating point, labels or samples not integers.
