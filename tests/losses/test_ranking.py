@@ -68,6 +68,17 @@ def test_an_item_that_cannot_occur_and_is_not_relevant():
     np.testing.assert_allclose(pullback(np.ones(1, np.float32))[0], [[-0.5, 0, 0.5]])
 
 
+def test_an_item_that_cannot_occur_is_last_or_makes_its_order_impossible():
+    scores = np.float32([[1.0, -np.inf, 0.0], [1.0, -np.inf, 0.0], [-np.inf, -np.inf, 0.0]])
+    relevance = np.float32([[2, 0, 1], [0, 2, 1], [1, 0, 2]])
+    loss, pullback = jax.vjp(lambda scores: xent.list_mle(scores, relevance), scores)
+    np.testing.assert_allclose(loss, [np.log1p(np.exp(-1.0)), np.inf, 0.0], rtol=1e-6)
+    assert np.isfinite(pullback(np.ones(3, np.float32))[0]).all()
+    pairs = xent.pairwise_logistic(scores, relevance)
+    expected = [np.log1p(np.exp(-1.0)), np.inf, np.log(2.0)]
+    np.testing.assert_allclose(pairs, expected, rtol=1e-6)
+
+
 def test_list_mle_is_the_likelihood_of_a_distribution_over_orders():
     orders = list(itertools.permutations(range(4)))
     scores = np.broadcast_to(SCORES[0, :4], (len(orders), 4))

@@ -94,7 +94,7 @@ def list_mle(
 
     Returns:
       One value per list in nats, at least 0, in float32 (float64 for float64 logits); log N! where
-      all scores are equal.
+      all scores are equal, +inf where an item of score -inf is not among the last.
 
     Raises:
       TypeError: logits that are not floating point, or a mask that is not boolean.
@@ -115,12 +115,16 @@ def list_mle(
     """
     scores, relevance, where = _lists(logits, labels, where, axis)
     best_first = jnp.argsort(jnp.where(where, -relevance, jnp.inf), axis=-1, stable=True)
-    # Items that are left out come last, where exp(their score) must vanish but stay a number.
-    lowest = 0.25 * jnp.finfo(scores.dtype).min
-    sorted_scores = jnp.take_along_axis(jnp.where(where, scores, lowest), best_first, axis=-1)
+    # Of items that are left out, which come last, and of those that cannot occur, exp(their score)
+    # must vanish, but the score stay a number.
+    lowest = jnp.asarray(0.25 * jnp.finfo(scores.dtype).min, scores.dtype)
+    possible = where & ~jnp.isneginf(scores)
+    sorted_scores = jnp.take_along_axis(jnp.where(possible, scores, lowest), best_first, axis=-1)
     counts = jnp.take_along_axis(where, best_first, axis=-1)
     rest = jax.lax.cumlogsumexp(sorted_scores, axis=scores.ndim - 1, reverse=True)
-    return jnp.sum(jnp.where(counts, rest - sorted_scores, 0.0), axis=-1)
+    surprise = rest - sorted_scores
+    surprise += jnp.where((sorted_scores == lowest) & (rest > lowest), jnp.inf, 0.0)
+    return jnp.sum(jnp.where(counts, surprise, 0.0), axis=-1)
 
 
 def pairwise_logistic(
@@ -200,7 +204,7 @@ def _pairs(scores: Array, relevance: Array, where: Array) -> tuple[Array, Array,
 
     both = differ(where, jnp.logical_and)
     better, worse = differ(relevance, jnp.greater) & both, differ(relevance, jnp.less) & both
-    lead = differ(scores, jnp.subtract)
+    lead = jnp.where(differ(scores, jnp.equal), 0.0, differ(scores, jnp.subtract))  # -inf too
     return jnp.where(better | worse, lead, 0.0), better, worse
 
 
