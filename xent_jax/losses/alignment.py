@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from xent_jax.losses.contract import floating, masked
-from xent_jax.losses.lattices import band_total
+from xent_jax.losses.lattices import alignment_total, band_total
 from xent_jax.losses.softmax import label_log_probability, log_normalizer
 from xent_jax.typing import Array, Float, Int, Shaped
 
@@ -58,8 +58,8 @@ def ctc_loss(
 
     Numerics: sums run in log space and a probability of 0 is a log of -inf, not a large number.
     Optax takes `log_epsilon` for it, there is none here: Optax says about 1e5 where this is +inf,
-    or may say a little less than 0. Besides the logits and their gradient, some arrays of shape
-    (T, 3, 2 N + 1) are held per sequence, and none of frames times labels times classes.
+    or may say a little less than 0. Besides the logits and their gradient, a few arrays of shape
+    (T, 2 N + 2) are held per sequence, and none of frames times labels times classes.
 
     References:
       Graves et al., `Connectionist Temporal Classification: Labelling Unsegmented Sequence Data
@@ -84,21 +84,14 @@ def ctc_loss(
 def _ctc_log_likelihood(
     logits: Array, frames: Array, labels: Array, count: Array, blank: int
 ) -> Array:
-    """Returns log P(labels) for logits (T, K): states are blank, y_1, blank, ..., y_N, blank."""
-    states = jnp.arange(2 * len(labels) + 1)
-    is_label = states % 2 == 1
-    symbols = jnp.where(is_label, jnp.pad(labels, (0, 1))[states // 2], blank)
-    # A blank between two labels may be skipped, unless it keeps equal labels apart.
-    skips = is_label & (symbols != jnp.roll(symbols, 2))
-    jumps = jnp.stack([jnp.ones_like(skips), jnp.ones_like(skips), skips])
+    """Returns log P(labels) for logits (T, K)."""
     # Less the largest first, so that large logits lose no digits.
-    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    log_p = jnp.take(logits, symbols, axis=-1) - log_normalizer(logits)[:, None]
-    stays = jnp.arange(3)[:, None] == 0
-    allowed = jnp.where(frames[:, None, None], jumps[None], stays[None])
-    weights = masked(log_p, frames)[:, None]
-    edges = jnp.where(allowed, jnp.broadcast_to(weights, allowed.shape), -jnp.inf)
-    return band_total(edges, (states == 2 * count) | (states == 2 * count - 1))
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    total = log_normalizer(logits - largest)[:, None]
+    emitted = jnp.take(logits, labels, axis=-1, mode="clip") - largest - total
+    blanks = (logits[:, blank, None] - largest - total)[:, 0]
+    # A blank between two labels may be skipped, unless it keeps equal labels apart.
+    return alignment_total(blanks, emitted, labels != jnp.roll(labels, 1), frames, count)
 
 
 def rnn_transducer(
