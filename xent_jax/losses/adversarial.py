@@ -164,8 +164,8 @@ def virtual_adversarial_perturbation(
       TypeError: inputs that are not floating point.
       ValueError: epsilon below 0, or no steps.
 
-    Numerics: the paper approximates H d by the gradient at a distance of 1e-6, which in float32
-    leaves it one digit. At r = 0 it is :math:`J^\top (\mathrm{diag}(p) - p p^\top) J d` for the
+    Numerics: the paper approximates H d by the gradient at a distance of 1e-6, which in float32 is
+    mostly rounding. At r = 0 it is :math:`J^\top (\mathrm{diag}(p) - p p^\top) J d` for the
     Jacobian J of the logits, which one forward and one reverse derivative give exactly. The
     gradient of r passes through both.
 

@@ -52,8 +52,8 @@ def sampled_softmax(
 
     Returns:
       One value per example in nats, at least 0, of shape (B,), in float32 (float64 for float64
-      features); NaN where the label or a sample is outside [0, K). Its size depends on the sampling:
-      report the cross-entropy over all classes.
+      features); NaN where the label or a sample is outside [0, K). Its size depends on how was
+      sampled: report the cross-entropy over all classes.
 
     Raises:
       TypeError: features or weights that are not floating point, labels or samples not integers.

@@ -128,8 +128,7 @@ def cumulative_link(
     where: Bool[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Computes minus the log-likelihood of the proportional odds model: logistic regression of
-    ordered classes.
+    r"""Computes the surprise of the proportional odds model: ordered logistic regression.
 
     .. math::
       L = -\log \left( \sigma(z_{y-1}) - \sigma(z_y) \right), \qquad

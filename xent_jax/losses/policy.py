@@ -238,7 +238,7 @@ def direct_preference(
     }
     if len({jnp.shape(array) for array in named.values()}) > 1:
         told = ", ".join(f"{name} {jnp.shape(array)}" for name, array in named.items())
-        raise ValueError(f"must have one shape, one number per pair: got {told}")
+        raise ValueError(f"log-probabilities must have one shape, one per pair, got {told}")
     arrays = [floating(name, array) for name, array in named.items()]
     where = example_mask(where, arrays[0][..., None], "it masks pairs")
     chosen, rejected, reference_chosen, reference_rejected = (
@@ -285,8 +285,8 @@ def cross_entropy_method(
       samples: N, drawn in each step.
       elites: how many of them are fitted; a tenth is usual.
       steps: how often. All three are static numbers.
-      smoothing: alpha in [0, 1], how far to follow the elites; the tutorial advises 0.7 so that the
-        search does not narrow too early.
+      smoothing: alpha in [0, 1], how far to follow the elites: below 1, so that the search does not
+        narrow too early. 0.7 is usual.
 
     Returns:
       `Search`: mean and scale after the last step, in float32 (float64 for a float64 mean).
