@@ -57,7 +57,7 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def possible(logits: Array, part: int = 0) -> Array:
-    """Returns 1 for classes that can occur and 0 for those at -inf; constants."""
+    """Returns 1 for classes that can occur and 0 for those at -inf, or hardly above; constants."""
     return jnp.sign(jax.lax.stop_gradient(finite(logits, part)) - _lowest(logits, part))
 
 

@@ -121,17 +121,23 @@ def _(family: _Family, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> t
 
 def _over_classes(part: int, family: _Family, logits: Array, *rest: Any) -> Any:
     """Returns the sum over the possible classes of a part of what the family returns."""
-    largest, total, parameters = jax.tree.map(lambda array: apart(array, part), rest)
+    number = _pass(family, part)
+    largest, total, parameters = jax.tree.map(lambda array: apart(array, number), rest)
     parameters = jax.lax.optimization_barrier(parameters)  # XLA knows a clamped constant
-    terms = family(_surprises(logits, largest, total, part), *parameters)[part]
-    return jax.tree.map(lambda term: jnp.sum(possible(logits, part) * term, axis=-1), terms)
+    terms = family(_surprises(logits, largest, total, number), *parameters)[part]
+    return jax.tree.map(lambda term: jnp.sum(possible(logits, number) * term, axis=-1), terms)
+
+
+def _pass(family: _Family, part: int) -> int:
+    """Returns a number for each pass over the logits that a loss takes: see `apart`."""
+    return part + 4 * (family in (_spared, _spared_plain))
 
 
 def _changes(
     family: _Family, logits: Array, labels: Array, parameters: tuple[Array, ...], *rest: Array
 ) -> Array:
     """Returns a p_j - b 1[j = y] + c l'_j for factors a, b, c of each example."""
-    part = 3
+    part = _pass(family, 3)
     logits, largest, total, *factors = (apart(array, part) for array in (logits, *rest))
     of_p, of_label, of_slope = factors
     p = jnp.exp(logits - largest[..., None]) * (of_p / total)[..., None]
@@ -345,11 +351,20 @@ def active_negative(
     z, y = examples.logits, examples.labels
     alpha = scalar("alpha", alpha, like=z, at_least=0.0)
     beta = scalar("beta", beta, like=z, at_least=0.0)
-    gamma = scalar("gamma", gamma, like=z, at_least=0.0)
+    focusing, gamma = gamma, scalar("gamma", gamma, like=z, at_least=0.0)
     largest = -jnp.log(scalar("min_probability", min_probability, z, above=0.0, at_most=1.0))
-    active = _share(_focal, z, y, (gamma,))
-    negative = jnp.where(_impossible(z, y), 1.0, 1.0 - _share(_spared, z, y, (gamma, largest)))
+    if isinstance(focusing, float | int) and focusing == 0:  # spares two logarithms per class
+        active, spared = _share(_plain, z, y, ()), _share(_spared_plain, z, y, (largest,))
+    else:
+        active, spared = _share(_focal, z, y, (gamma,)), _share(_spared, z, y, (gamma, largest))
+    negative = jnp.where(_impossible(z, y), 1.0, 1.0 - spared)
     return examples.finish(alpha * active + beta * negative)
+
+
+def _spared_plain(s: Array, largest: Array) -> _Slopes:
+    """Returns `_spared` at gamma = 0."""
+    inside = _below(s, largest)
+    return inside * (largest - s), -inside, (inside,)
 
 
 def _spared(s: Array, gamma: Array, largest: Array) -> _Slopes:
@@ -357,8 +372,12 @@ def _spared(s: Array, gamma: Array, largest: Array) -> _Slopes:
     most, most_slope, (most_by_gamma,) = _focal(largest, gamma)
     loss, slope, (by_gamma,) = _focal(s, gamma)
     values = most - loss, -slope, (most_by_gamma - by_gamma, jnp.broadcast_to(most_slope, s.shape))
-    inside = jnp.sign(jnp.maximum(jax.lax.stop_gradient(largest - s), 0.0))
-    return jax.tree.map(lambda array: inside * array, values)
+    return jax.tree.map(lambda array: _below(s, largest) * array, values)
+
+
+def _below(s: Array, largest: Array) -> Array:
+    """Returns 1 where s is below the largest, else 0."""
+    return jnp.sign(jnp.maximum(jax.lax.stop_gradient(largest - s), 0.0))
 
 
 _Loss = Callable[..., Array]
