@@ -29,6 +29,7 @@ from xent_jax.losses.contract import (
     prepare_targets,
     scalar,
 )
+from xent_jax.losses.fusion import written
 from xent_jax.losses.logarithms import relative_expm1, times
 from xent_jax.losses.softmax import is_label, label_entry
 from xent_jax.typing import Array, Bool, Float, Int, Num, Scalar
@@ -481,7 +482,7 @@ def _(
 def _sparse_entropy(p: Array, power: int) -> Array:
     """Returns sum_k (p_k - p_k^alpha) / (alpha (alpha - 1)) for alpha = 1 + 1 / power."""
     root = p if power == 1 else jnp.where(p > 0.0, jnp.sqrt(jnp.where(p > 0.0, p, 1.0)), 0.0)
-    return power**2 / (power + 1) * jnp.sum(p * (1.0 - root), axis=-1)
+    return power**2 / (power + 1) * jnp.sum(written(p * (1.0 - root)), axis=-1)
 
 
 @jax.custom_jvp
@@ -514,7 +515,7 @@ def _entropy(p: Array, alpha: Array) -> Array:
     log_p = jnp.log(jnp.where(inside, p, 1.0))
     rest = jnp.where(dense, 0.0, p / jnp.where(dense, 1.0, order))
     terms = jnp.where(inside, -p * log_p * relative_expm1(order * log_p), rest)
-    return jnp.sum(terms, axis=-1) / alpha
+    return jnp.sum(written(terms), axis=-1) / alpha
 
 
 def _linear(logits: Array, targets: Array, p: Array) -> Array:
@@ -524,7 +525,7 @@ def _linear(logits: Array, targets: Array, p: Array) -> Array:
     difference = p - targets
     products = difference * (logits - largest[..., None])
     rest = (1.0 - jnp.sum(targets, axis=-1)) * largest
-    return jnp.sum(jnp.where(difference == 0.0, 0.0, products), axis=-1) + rest
+    return jnp.sum(written(jnp.where(difference == 0.0, 0.0, products)), axis=-1) + rest
 
 
 def _linear_tangent(
