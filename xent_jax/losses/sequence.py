@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from xent_jax.losses.categorical import softmax_cross_entropy_with_integer_labels
 from xent_jax.losses.contract import Examples, example_mask, floating, masked, prepare, scalar
 from xent_jax.losses.lattices import chain_best, chain_posterior, chain_total
+from xent_jax.losses.logarithms import log1p_of_share
 from xent_jax.losses.softmax import (
     is_label,
     label_log_probability,
@@ -147,7 +148,8 @@ def unlikelihood(
 def _unlikelihood(logits: Array, candidates: Array) -> Array:
     """Returns -sum_c log(1 - p_c) over the candidates."""
     p, is_top, others = _top_and_others(logits)
-    penalties = jnp.where(candidates & ~is_top, -jnp.log1p(-jnp.where(is_top, 0.0, p)), 0.0)
+    odds = _odds(p, candidates & ~is_top)
+    penalties = log1p_of_share(odds)  # -log(1 - p), where the odds are at most 1
     of_top = log_normalizer(logits) - _log_normalizer_or_nothing(others)
     return jnp.sum(penalties, axis=-1) + jnp.where(_any(candidates & is_top), of_top, 0.0)
 
@@ -159,7 +161,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     # -p_m q_j with q the softmax of the other classes.
     (logits, candidates), (logits_dot, _) = primals, tangents
     p, is_top, others = _top_and_others(logits)
-    odds = jnp.where(candidates & ~is_top, p / (1.0 - jnp.where(is_top, 0.0, p)), 0.0)
+    odds = _odds(p, candidates & ~is_top)
     p_top = jnp.sum(jnp.where(candidates & is_top, p, 0.0), axis=-1, keepdims=True)
     total = _log_normalizer_or_nothing(others)[..., None]
     q = jnp.exp(others - jnp.where(jnp.isneginf(total), 0.0, total))
@@ -168,9 +170,17 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _unlikelihood(logits, candidates), jnp.sum(slopes * logits_dot, axis=-1)
 
 
+def _odds(p: Array, where: Array) -> Array:
+    return jnp.where(where, p / (1.0 - jnp.where(where, p, 0.0)), 0.0)
+
+
 def _top_and_others(logits: Array) -> tuple[Array, Array, Array]:
     """Returns the probabilities, which class is the likeliest, and the logits without it."""
-    is_top = is_label(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32))
+    # Two plain reductions, because XLA's `argmax` takes ten times as long on CPUs.
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    largest, last = jnp.max(logits, axis=-1, keepdims=True), logits.shape[-1] - 1
+    top = jnp.min(jnp.where(logits == largest, classes, last), axis=-1)
+    is_top = is_label(logits, top)
     return probabilities(logits), is_top, jnp.where(is_top, -jnp.inf, logits)
 
 
@@ -198,8 +208,10 @@ def _unwanted(candidates: Array | None, examples: Examples, axis: int) -> Array:
     if len(shape) < 2:
         raise ValueError("labels must have an axis of tokens, got a single label: pass candidates")
     here = is_label(examples.logits, examples.labels)
-    seen = jnp.cumsum(masked(here, examples.where), axis=-2, dtype=jnp.int32) > 0
-    return seen & ~here
+    times = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 2)
+    times_seen = jnp.where(masked(here, examples.where), times, shape[-2])
+    first = jnp.min(times_seen, axis=-2, keepdims=True, initial=shape[-2])
+    return (times > first) & ~here
 
 
 def linear_chain_crf(
