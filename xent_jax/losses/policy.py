@@ -238,7 +238,7 @@ def direct_preference(
     }
     if len({jnp.shape(array) for array in named.values()}) > 1:
         told = ", ".join(f"{name} {jnp.shape(array)}" for name, array in named.items())
-        raise ValueError(f"log-probabilities must have one shape, one per pair, got {told}")
+        raise ValueError(f"log-probabilities must have one shape, one number per pair, got {told}")
     arrays = [floating(name, array) for name, array in named.items()]
     where = example_mask(where, arrays[0][..., None], "it masks pairs")
     chosen, rejected, reference_chosen, reference_rejected = (
