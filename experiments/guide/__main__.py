@@ -39,6 +39,13 @@ def stored(data: Mapping[str, Data]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+def loaded(study: Any) -> Any:
+    """Returns the numbers of one picture, read from JSON, as arrays."""
+    if isinstance(study, dict):
+        return {name: loaded(values) for name, values in study.items()}
+    return np.asarray(study)
+
+
 def _rounded(values: Any) -> Any:
     values = np.asarray(values)
     if values.dtype.kind in "iub":
@@ -53,8 +60,8 @@ def main(argv: Sequence[str]) -> None:
     PICTURES.mkdir(exist_ok=True)
     GUIDE.write_text(text(data))
     CURVES.write_text(stored(data))
-    for name in pictures.PICTURES:
-        pictures.draw(name, data[name], PICTURES / f"{name}.svg")
+    for name, study in json.loads(CURVES.read_text()).items():
+        pictures.draw(name, loaded(study), PICTURES / f"{name}.svg")
 
 
 if __name__ == "__main__":

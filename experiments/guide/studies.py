@@ -22,11 +22,13 @@ from xent_jax.typing import Array
 
 Data = dict[str, Any]
 
+# The labels of the curves: the first class, and yes.
+LABEL, YES = np.array(0), np.array(1)
 NOISE_RATE, HIDDEN = 0.4, 80
 RATIOS = np.geomspace(1.0, 1000.0, 13)
 SHOTS, SHOWN_SHOTS = (1, 2, 3, 5, 10, 20, 50, 100), 3
 CENTRES = np.array([[0.0, 1.6], [-1.5, -0.8], [1.5, -0.8]])
-# How a few-shot class lies around its centre. The picture shows an episode of the last.
+# How a few-shot class lies around its centre. The picture shows an episode of round classes.
 SPREADS = {
     "elongated": np.array([[1.4, 0.3], [0.0, 0.7]]),
     "round": np.eye(2),
@@ -86,7 +88,7 @@ def safe_logarithms() -> Data:
 
     return {"z": z} | _value_and_slope(
         z,
-        exact=lambda z: cross_entropy(jnp.stack([z, jnp.zeros_like(z)]), 0),
+        exact=lambda z: cross_entropy(jnp.stack([z, jnp.zeros_like(z)]), LABEL),
         added=lambda z: -jnp.log(probability(z) + jnp.float32(1e-10)),
         clipped=lambda z: -jnp.log(jnp.clip(probability(z), 1e-7, 1.0)),
     )
@@ -97,7 +99,7 @@ def squared_error() -> Data:
     z = np.linspace(-8.0, 8.0, 161)
     return {"z": z} | _value_and_slope(
         z,
-        cross_entropy=lambda z: xent.sigmoid_binary_cross_entropy(z, 1),
+        cross_entropy=lambda z: xent.sigmoid_binary_cross_entropy(z, YES),
         of_probability=lambda z: (jax.nn.sigmoid(z) - 1.0) ** 2,
     )
 
@@ -112,7 +114,7 @@ def learning() -> Data:
         return jax.lax.scan(step, jnp.asarray(-6.0), None, length=151)[1]
 
     return {
-        "cross_entropy": descend(lambda z: xent.sigmoid_binary_cross_entropy(z, 1)),
+        "cross_entropy": descend(lambda z: xent.sigmoid_binary_cross_entropy(z, YES)),
         "of_probability": descend(lambda z: (jax.nn.sigmoid(z) - 1.0) ** 2),
     }
 
@@ -126,9 +128,9 @@ def smoothing_and_focal(classes: int = 10) -> Data:
 
     return {"z": z} | _value_and_slope(
         z,
-        plain=lambda z: cross_entropy(logits(z), 0),
-        smoothed=lambda z: cross_entropy(logits(z), 0, label_smoothing=0.1),
-        focal=lambda z: xent.softmax_focal_loss(logits(z), 0, gamma=2.0),
+        plain=lambda z: cross_entropy(logits(z), LABEL),
+        smoothed=lambda z: cross_entropy(logits(z), LABEL, label_smoothing=0.1),
+        focal=lambda z: xent.softmax_focal_loss(logits(z), LABEL, gamma=2.0),
     )
 
 
@@ -225,22 +227,22 @@ def few_examples() -> Data:
             found,
         )
 
-    accuracy = {}
-    for shape, spread in SPREADS.items():
+    def draws(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points = _normal_points(1, episodes, most + queries) @ spread + CENTRES[:, None]
-        support = points[:, :, :most].reshape(episodes, -1, 2)
-        query = points[:, :, most:].reshape(episodes, -1, 2)
-        accuracy[shape] = accuracies(support, query, kept)
+        parts = points[:, :, :most], points[:, :, most:]
+        return parts[0].reshape(episodes, -1, 2), parts[1].reshape(episodes, -1, 2)
+
+    support, query = (points[SHOWN_EPISODE] for points in draws(SPREADS["round"]))
     x, y = np.linspace(-4.5, 4.5, 41), np.linspace(-4.0, 4.5, 41)
     grid, shown = np.stack(np.meshgrid(x, y), axis=-1), kept[SHOTS.index(SHOWN_SHOTS)]
     return {
         "shots": np.array(SHOTS),
-        "accuracy": accuracy,
+        "accuracy": {shape: accuracies(*draws(spread), kept) for shape, spread in SPREADS.items()},
         "x": x,
         "y": y,
-        "support": support[SHOWN_EPISODE, shown].reshape(3, -1, 2),
-        "query": query[SHOWN_EPISODE].reshape(3, queries, 2)[:, :40],
-        "margins": margins(support[SHOWN_EPISODE], grid, shown),
+        "support": support[shown].reshape(3, -1, 2),
+        "query": query.reshape(3, queries, 2)[:, :40],
+        "margins": margins(support, grid, shown),
     }
 
 
@@ -336,7 +338,7 @@ def _pull(p: np.ndarray, q: float) -> Array:
 
     def slope(p: Array) -> Array:
         logits = jnp.log(jnp.stack([p, 1.0 - p]))
-        return -jax.grad(lambda z: xent.generalized_cross_entropy(z, 0, q=q))(logits)[0]
+        return -jax.grad(lambda z: xent.generalized_cross_entropy(z, LABEL, q=q))(logits)[0]
 
     inside = np.clip(p, 1e-9, 1 - 1e-9)
     return jax.vmap(slope)(inside)
