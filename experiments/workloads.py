@@ -248,6 +248,10 @@ _SETS_OF_PIXELS: dict[str, Maker] = {
     "logits": lambda d: d.logits(d.sequences, d.frames, d.classes),
     "labels": lambda d: d.below(d.classes, d.sequences, d.frames),
 }
+_SETS_OF_SOFT_PIXELS: dict[str, Maker] = {
+    "logits": _SETS_OF_PIXELS["logits"],
+    "labels": lambda d: np.asarray(jax.nn.softmax(d.logits(d.sequences, d.frames, d.classes))),
+}
 _OF: dict[str, dict[str, Maker]] = {
     "softmax_cross_entropy": {"labels": Draw.distributions},
     "poly_loss_cross_entropy": {"labels": Draw.distributions},
@@ -267,6 +271,9 @@ _OF: dict[str, dict[str, Maker]] = {
         "probabilities": lambda d: d.uniform(d.examples, d.classes)
     },
     "lovasz_softmax": _SETS_OF_PIXELS,
+    "dice_loss": _SETS_OF_SOFT_PIXELS,
+    "multiclass_generalized_dice_loss": _SETS_OF_SOFT_PIXELS,
+    "smooth_labels": {"labels": Draw.distributions},
     "zlpr_multilabel": _BITS,
     "generalized_jensen_shannon": {"other_logits": lambda d: (d.logits(),)},
     "jensen_shannon_consistency": {"logits": lambda d: (d.logits(), d.logits(), d.logits())},
@@ -356,6 +363,8 @@ _NOTE = {
     "pairwise_logistic": "N lists of sqrt(K) items, N K pairs",
     "categorical_projection": "N K / 51 distributions of 51 atoms onto 51",
     "lovasz_softmax": "N/256 sets of 256 elements",
+    "dice_loss": "N/256 sets of 256 elements",
+    "multiclass_generalized_dice_loss": "N/256 sets of 256 elements",
     "mutual_information": "N tables of sqrt(K) by sqrt(K)",
     "mixup": "N images of K pixels",
     "cutmix": "N images of K pixels",

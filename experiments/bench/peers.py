@@ -19,11 +19,13 @@ _OPTAX = {
     "sigmoid_binary_cross_entropy", "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels", "sparsemax_loss", "triplet_margin_loss",
     "binary_dice_loss",
-    "ranking_softmax_loss", "sigmoid_focal_loss",
+    "ranking_softmax_loss", "sigmoid_focal_loss", "dice_loss", "multiclass_generalized_dice_loss",
+    "smooth_labels",
 }  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "sigmoid_focal_loss": {"alpha": 0.25},
     "ranking_softmax_loss": {"reduce_fn": None},
+    "dice_loss": {"reduction": "none"},
 }
 
 

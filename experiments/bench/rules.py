@@ -19,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import xent_jax
@@ -144,8 +143,8 @@ def accuracy(name: str) -> dict[str, dict[str, float]]:
     return errors
 
 
-def _in_double(array: jax.Array) -> jax.Array:
-    return array.astype(jnp.float64) if array.dtype == jnp.float32 else array
+def _in_double(array: Any) -> Any:
+    return np.asarray(array, np.float64) if array.dtype == np.float32 else array
 
 
 def _error(gradients: Any, exact: Any, floor: float) -> float:
@@ -171,12 +170,12 @@ def situations(loss: Workload) -> Iterator[tuple[str, dict[str, Any]]]:
             for shift in (0, 1):
                 belief = "right" if shift == 0 else "wrong"
                 yield f"{belief} by {size:g}", _at(loss, LOGITS, places + shift, "add", size)
-        yield "a class at -inf", _at(loss, LOGITS, places + 2, "set", -jnp.inf)
+        yield "a class at -inf", _at(loss, LOGITS, places + 2, "set", -np.inf)
     if "cosines" in loss.differentiable:
         for cosine in (0.9999, -0.9999):
             yield f"a cosine of {cosine:g}", _at(loss, {"cosines"}, places, "set", cosine)
     if "embeddings" in loss.differentiable:
-        equal = {"embeddings": jnp.zeros_like(loss.arguments["embeddings"]) + 1.0}
+        equal = {"embeddings": np.ones_like(loss.arguments["embeddings"])}
         yield "equal embeddings", loss.arguments | equal
 
 
@@ -184,17 +183,18 @@ def _classes_of_labels(arguments: dict[str, Any]) -> Any:
     """Returns each example's class; class 0 of elements, whose labels are of every kind."""
     labels = arguments.get("labels", arguments.get("actions"))
     shapes = [a.shape[:-1] for n, a in arguments.items() if n in LOGITS and hasattr(a, "shape")]
-    of_classes = labels is not None and labels.dtype == jnp.int32 and labels.shape in shapes
-    return labels if of_classes else jnp.int32(0)
+    of_classes = labels is not None and labels.dtype == np.int32 and labels.shape in shapes
+    return np.asarray(labels) if of_classes else np.int32(0)
 
 
 def _at(loss: Workload, names: Any, places: Any, method: str, value: float) -> dict[str, Any]:
     """Returns the arguments with the arrays so named changed at each example's place."""
 
-    def changed(array: jax.Array) -> jax.Array:
-        index = jnp.broadcast_to(places % array.shape[-1], array.shape[:-1])[..., None]
-        here = jax.lax.broadcasted_iota(jnp.int32, array.shape, array.ndim - 1) == index
-        return jnp.where(here, value + (array if method == "add" else 0.0), array)
+    def changed(array: Any) -> Any:
+        array = np.asarray(array)
+        index = np.broadcast_to(places % array.shape[-1], array.shape[:-1])[..., None]
+        here = np.arange(array.shape[-1]) == index
+        return np.where(here, value + (array if method == "add" else 0.0), array).astype("f")
 
     chosen_names = [name for name in loss.differentiable if name in names]
     return loss.arguments | {n: jax.tree.map(changed, loss.arguments[n]) for n in chosen_names}
