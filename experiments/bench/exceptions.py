@@ -35,7 +35,7 @@ EXCEPTIONS: dict[str, str] = {
         "reads a row of the matrix per example; two weighted normalizers, 3 exps per class"
     ),
     "generalized_jensen_shannon": (
-        "two views: of each the normalizer, 4 exps and 2 logs for the sums, as many for the gradient"
+        "two views: of each the normalizer, 4 exps and 2 logs for the sums, the same for gradients"
     ),
     "gradient_harmonising": "a histogram of all gradients: a scatter and a gather of N K numbers",
     "joint_optimization": "two normalizers, an entropy and a mean prediction over the batch",
