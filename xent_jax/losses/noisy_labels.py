@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from xent_jax.losses.contract import floating, masked, prepare, scalar
-from xent_jax.losses.logarithms import relative_expm1, relative_log1p, times, x_log_x
+from xent_jax.losses.fusion import apart, at_least, finite
+from xent_jax.losses.logarithms import relative_expm1, relative_log1p, times
 from xent_jax.losses.softmax import (
     complement,
     is_label,
     label_entry,
     label_log_probability,
+    largest_and_total,
     log_normalizer,
-    probabilities,
 )
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
@@ -733,9 +734,49 @@ def generalized_jensen_shannon(
         return examples.finish(_label_and_prediction(log_p[0], pi))
     log_mean = log_normalizer(jnp.moveaxis(log_p, 0, -1)) - math.log(len(views))
     loss = _label_and_prediction(log_mean, pi)
-    p = jnp.stack([probabilities(view.logits) for view in views])
-    apart = jnp.mean(x_log_x(p), axis=0) - x_log_x(jnp.mean(p, axis=0))
-    return examples.finish(loss - jnp.sum(apart, axis=-1) / jnp.log1p(-pi))
+    spread = _spread(tuple(view.logits for view in views))
+    return examples.finish(loss - spread / jnp.log1p(-pi))
+
+
+@jax.custom_jvp
+def _spread(views: tuple[Array, ...]) -> Array:
+    """Returns the mean over the views v of sum_k p_vk log(p_vk / m_k), m being their mean."""
+    return jnp.mean(jnp.stack([_surplus(views, i) for i in range(len(views))]), axis=0)
+
+
+@_spread.defjvp
+def _(primals: tuple[tuple[Array, ...]], tangents: tuple[tuple[Array, ...]]) -> tuple[Array, Array]:
+    # dL = mean_v sum_j p_vj (log(p_vj / m_j) - sum_k p_vk log(p_vk / m_k)) dz_vj
+    # By hand, so that no view's probabilities or logarithms are kept for the way back.
+    (views,), (dots,) = primals, tangents
+    tangent = jnp.zeros_like(views[0][..., 0])
+    for i, dot in enumerate(dots):
+        part = len(views) + i
+        surplus = apart(_surplus(views, i), part)[..., None]
+        p, gap = _against_mean(tuple(apart(z, part) for z in views), views, i, part)
+        tangent = tangent + jnp.sum(p * (gap - surplus) * dot, axis=-1)
+    return _spread(views), tangent / len(views)
+
+
+def _surplus(views: tuple[Array, ...], i: int) -> Array:
+    """Returns sum_k p_k log(p_k / m_k) of view i."""
+    p, gap = _against_mean(views, views, i, i)
+    return jnp.sum(p * gap, axis=-1)
+
+
+def _against_mean(
+    views: tuple[Array, ...], same: tuple[Array, ...], i: int, part: int
+) -> tuple[Array, Array]:
+    """Returns p_k and log(p_k / m_k) of view i; the logarithm is finite where p_k is 0."""
+    totals = [tuple(apart(array, part) for array in largest_and_total(z)) for z in same]
+    ps = [
+        jnp.exp(z - largest[..., None]) * (1.0 / total)[..., None]
+        for z, (largest, total) in zip(views, totals, strict=True)
+    ]
+    (largest, total), tiny = totals[i], jnp.finfo(views[i].dtype).tiny
+    log_p = finite(views[i], part) - largest[..., None] - jnp.log(total)[..., None]
+    mean = at_least(sum(ps) / len(ps), jnp.asarray(tiny, log_p.dtype))
+    return ps[i], log_p - jnp.log(mean)
 
 
 def _check_shape(name: str, array: Array, logits: Array) -> None:
