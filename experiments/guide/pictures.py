@@ -146,7 +146,7 @@ def _imbalance(data: Data) -> Figure:
         gap = 0.12 if side == "left" else -0.12
         _note(left, text, (line + gap, 0.465), color=colour, va="top", ha=side)
     title = f"{data['ratio'][shown]:.0f} frequent examples to 1 rare one"
-    left.set(title=title, xlabel="x", ylim=(0, 0.48))
+    left.set(title=title, xlabel="x", ylabel="density", ylim=(0, 0.48))
     for name, colour in (("plain", BLUE), ("balanced", GREEN)):
         for group, dash in (("rare", "-"), ("frequent", ":")):
             recall = data["recall"][name][group]
