@@ -29,6 +29,7 @@ EXCEPTIONS: dict[str, str] = {
         "a logarithm per element and a loss written for each, where the plain loss has "
         "one per example"
     ),
+    "binary_dice_loss": "2 sums over the set, a sigmoid per element, read again for the gradient",
     "bi_tempered_logistic": (
         "4 Newton steps of a log(1 + x), an exp and a quotient per class, and the gradient"
     ),
@@ -46,17 +47,13 @@ EXCEPTIONS: dict[str, str] = {
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
-    "confidence_penalty": "a cross-entropy and an entropy: one sum more forward and backward",
     "corn": "two logarithms for each of K thresholds, and their masks",
     "corn_probabilities": "a cumulative product of N K probabilities",
     "ctc_loss": (
         "two sweeps over 256 frames that follow one another, of 103 states each, and a scatter"
     ),
-    "decoupled_contrastive": (
-        "matrix products of 6 N K 128 operations, forward and backward, besides the "
-        "similarities' exps"
-    ),
     "decoupled_distillation": "two arrays of logits, with and without the label's class",
+    "dice_loss": "a softmax, 3 sums over the sets of each class, and dense targets",
     "direct_preference": (
         "a logarithm per element and a loss written for each, where the plain loss has "
         "one per example"
@@ -133,6 +130,9 @@ EXCEPTIONS: dict[str, str] = {
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
+    "multiclass_generalized_dice_loss": (
+        "a softmax, 3 sums over the sets of each class, and dense targets"
+    ),
     "multiclass_hinge_loss": "finds the place of the largest logit, which a CPU does one by one",
     "multiclass_perceptron_loss": (
         "finds the place of the largest logit, which a CPU does one by one"
@@ -193,13 +193,6 @@ EXCEPTIONS: dict[str, str] = {
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
-    "sigmoid_binary_cross_entropy": (
-        "a logarithm per element and a loss written for each, where the plain loss has "
-        "one per example"
-    ),
-    "sigmoid_focal_loss": (
-        "an exp, a log(1 + u) by a series and 2 sigmoids per value, as many again for the slope"
-    ),
     "soft_ordinal": (
         "a distribution over the classes for every label: an exponential more, and its sum"
     ),
@@ -216,6 +209,7 @@ EXCEPTIONS: dict[str, str] = {
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
+    "tversky": "2 sums over the set, a sigmoid per element, read again for the gradient",
     "tsallis_entropy": "a power for each class, and another for its slope",
     "two_hot": "a distribution over the classes for every value, and a dense target's reads",
     "unlikelihood": (

@@ -125,13 +125,12 @@ def _against(plain: Programs, name: str, examples: int, classes: int, logits: in
     if peer := torch_peer(name):
         contestants["torch"] = _eager(peer, loss)
     figures: dict[str, Any] = {"note": loss.note}
-    for kind in ("forward", "both"):
-        programs = {who: getattr(c, kind) for who, c in contestants.items() if getattr(c, kind)}
-        if programs:
-            seconds, *ratios = median_seconds([getattr(plain, kind), *programs.values()])
-            figures[f"plain_{kind}_ms"] = round(1e3 * seconds, 3)
-            figures |= {f"{w}_{kind}": round(r, 3) for w, r in zip(programs, ratios, strict=True)}
     for who, contestant in contestants.items():
+        for kind in ("forward", "both"):
+            if program := getattr(contestant, kind):
+                seconds, ratio = median_seconds([getattr(plain, kind), program])
+                figures |= {f"plain_{kind}_ms": round(1e3 * seconds, 3)}
+                figures |= {f"{who}_{kind}": round(ratio, 3)}
         if not math.isnan(contestant.memory):
             figures[f"{who}_memory"] = round(contestant.memory / logits, 4)
     return figures

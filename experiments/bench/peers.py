@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,8 @@ def torch_peer(name: str) -> Peer | None:
 
 
 def _torch_losses() -> dict[str, Peer]:
+    # Threads that spin while they wait would be charged to whatever is measured next.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
     F = torch.nn.functional
