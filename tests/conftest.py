@@ -18,7 +18,11 @@ except ImportError:
 
 hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+hypothesis.settings.load_profile(PROFILE)
+# Thousands of programs are compiled, each of which runs for milliseconds: most of LLVM's passes
+# are left to the nightly tests, and to `training/test_resume.py`, which runs what users run.
+jax.config.update("jax_disable_most_optimizations", PROFILE == "ci")
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ MISTAKES = {
     "half of a colon": (["--config=configs/quickstart.py:x"], "nothing after a colon"),
     "a config's own word": (["--config=configs/cifar10.py:resnet9"], "knows cnn8 and resnet32"),
     "no section": ([*QUICK, "--config.loss=focal"], "--config.loss.name=NAME"),
-    "not a loss of labels": ([*QUICK, "--config.loss.name=entropy"], "no loss of (logits"),
+    "not a loss of labels": ([*QUICK, "--config.loss.name=entropy"], "is no loss of a network"),
     "too large a shift": ([*QUICK, "--config.dataset.shift=8"], "below 8x8 pixels"),
     "half of the processes": ([*QUICK, "--processes=2"], "all or none"),
     "unknown flag": ([*QUICK, "--workdri=x"], "workdri"),

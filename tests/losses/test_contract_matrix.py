@@ -356,12 +356,16 @@ def test_arguments_that_do_not_fit_are_told(case):
 @cases()
 def test_hyper_parameters_out_of_range_are_told(case):
     inputs = draw(case, dtype=np.float32)
+
+    def trace(name, value):  # the check comes before anything is computed
+        jax.eval_shape(lambda inputs: call(case, inputs, case.values | {name: value}), inputs)
+
     for name, (_, low, high, also) in case.parameters.items():
         for bad in {low - 0.5, high + 0.5, np.nan} - {also}:
             with pytest.raises(ValueError, match=rf"{name} must lie in"):
-                call(case, inputs, case.values | {name: bad})
+                trace(name, bad)
         with pytest.raises(ValueError, match=rf"{name} must be a scalar"):
-            call(case, inputs, case.values | {name: np.ones(2)})
+            trace(name, np.ones(2))
 
 
 @cases()
