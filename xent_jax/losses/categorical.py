@@ -16,6 +16,7 @@ from xent_jax.losses.contract import (
 )
 from xent_jax.losses.softmax import (
     complement,
+    first_of_largest,
     is_label,
     label_entry,
     label_log_probability,
@@ -664,5 +665,5 @@ def multiclass_hinge_loss(
     z, y = examples.logits, examples.labels
     rivals = z + 1.0 - is_label(z, y).astype(z.dtype)
     # Not jnp.max: its gradient is lost where XLA computes the rivals twice and rounds differently.
-    worst = label_entry(rivals, jnp.argmax(rivals, axis=-1).astype(y.dtype))
+    worst = label_entry(rivals, first_of_largest(rivals))
     return examples.finish(worst - label_entry(z, y))

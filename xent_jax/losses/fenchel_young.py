@@ -31,7 +31,11 @@ from xent_jax.losses.contract import (
 )
 from xent_jax.losses.fusion import written
 from xent_jax.losses.logarithms import relative_expm1, times
-from xent_jax.losses.softmax import is_label, label_entry
+from xent_jax.losses.softmax import (
+    first_of_largest,
+    is_label,
+    label_entry,
+)
 from xent_jax.typing import Array, Bool, Float, Int, Num, Scalar
 
 # ------------------------------------------------------------------ maps
@@ -728,5 +732,5 @@ def multiclass_perceptron_loss(
     """
     examples = prepare(logits, labels, where=where, axis=axis)
     z, y = examples.logits, examples.labels
-    largest = label_entry(z, jnp.argmax(z, axis=-1).astype(y.dtype))
+    largest = label_entry(z, first_of_largest(z))
     return examples.finish(largest - label_entry(z, y))

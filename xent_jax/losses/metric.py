@@ -12,7 +12,13 @@ import numpy as np
 from jax.core import Tracer
 
 from xent_jax.losses.contract import Examples, example_mask, floating, masked, prepare, scalar
-from xent_jax.losses.softmax import is_label, label_log_probability, probabilities, scaled
+from xent_jax.losses.softmax import (
+    first_of_largest,
+    is_label,
+    label_log_probability,
+    probabilities,
+    scaled,
+)
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 
@@ -81,7 +87,7 @@ def cosine_similarities(
     if w.ndim == 2:
         return jnp.einsum("...d,kd->...k", x, w, precision=precision)
     cosines = jnp.einsum("...d,kmd->...km", x, w, precision=precision)
-    nearest = is_label(cosines, jnp.argmax(cosines, axis=-1).astype(jnp.int32))
+    nearest = is_label(cosines, first_of_largest(cosines))
     return jnp.sum(jnp.where(nearest, cosines, 0.0), axis=-1)
 
 

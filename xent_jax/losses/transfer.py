@@ -22,6 +22,7 @@ from xent_jax.losses.contract import (
 )
 from xent_jax.losses.logarithms import times
 from xent_jax.losses.softmax import (
+    first_of_largest,
     is_label,
     label_entry,
     label_log_probability,
@@ -438,12 +439,8 @@ def fixmatch(
 
 def _best(logits: Array) -> tuple[Array, Array]:
     """Returns the likeliest class, the first of several, and its probability."""
-    # Two plain reductions, because XLA's `argmax` takes ten times as long on CPUs.
     largest = jnp.max(logits, axis=-1, keepdims=True)
-    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    last = logits.shape[-1] - 1
-    label = jnp.min(jnp.where(logits == largest, classes, last), axis=-1)
-    return label, 1.0 / jnp.sum(jnp.exp(logits - largest), axis=-1)
+    return first_of_largest(logits), 1.0 / jnp.sum(jnp.exp(logits - largest), axis=-1)
 
 
 def consistency(
