@@ -11,6 +11,7 @@ EXCEPTIONS: dict[str, str] = {
     "active_passive": (
         "a normalized loss and a passive one: 6 passes, 2 exps per class for the gradients"
     ),
+    "adaptive_softmax": "the matrix products of the head and of every tail, forward and backward",
     "adaptive_softmax_log_probabilities": (
         "writes all N K log-probabilities, and their matrix products"
     ),
@@ -26,16 +27,16 @@ EXCEPTIONS: dict[str, str] = {
         "sorts each of sqrt(N K) rows of distances, N K log(N K) / 2 comparisons"
     ),
     "bayesian_personalised_ranking": (
-        "a logarithm per element and a loss written for each, where the plain loss has "
-        "one per example"
+        "a logarithm per element and a loss written for each, where the plain loss has one per "
+        "example"
     ),
-    "binary_dice_loss": "2 sums over the set, a sigmoid per element, read again for the gradient",
     "bi_tempered_logistic": (
         "4 Newton steps of a log(1 + x), an exp and a quotient per class, and the gradient"
     ),
     "binary_cross_entropy_from_probabilities": (
         "2 logarithms and 2 quotients per element, a loss written for each"
     ),
+    "binary_dice_loss": "2 sums over the set, a sigmoid per element, read again for the gradient",
     "circle_loss": (
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
@@ -47,16 +48,25 @@ EXCEPTIONS: dict[str, str] = {
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
+    "consistency": "two arrays of logits with gradients, a normalizer for each",
+    "coral_probabilities": (
+        "a sigmoid for each of K thresholds, and their differences written twice"
+    ),
     "corn": "two logarithms for each of K thresholds, and their masks",
     "corn_probabilities": "a cumulative product of N K probabilities",
+    "cosine_similarities": "matrix products of 6 N K 128 operations, forward and backward",
     "ctc_loss": (
         "two sweeps over 256 frames that follow one another, of 103 states each, and a scatter"
+    ),
+    "decoupled_contrastive": (
+        "matrix products of 6 N K 128 operations, forward and backward, besides the "
+        "similarities' exps"
     ),
     "decoupled_distillation": "two arrays of logits, with and without the label's class",
     "dice_loss": "a softmax, 3 sums over the sets of each class, and dense targets",
     "direct_preference": (
-        "a logarithm per element and a loss written for each, where the plain loss has "
-        "one per example"
+        "a logarithm per element and a loss written for each, where the plain loss has one per "
+        "example"
     ),
     "distillation": "two arrays of logits at two temperatures: four exponentials per class more",
     "distribution_balanced": (
@@ -75,13 +85,12 @@ EXCEPTIONS: dict[str, str] = {
     "gan_discriminator": (
         "two arrays, with a logarithm and a loss written for each of 2 N K elements"
     ),
-    "gan_minimax_generator": (
-        "a logarithm per element and a loss written for each, where the plain loss has "
-        "one per example"
+    "gan_hinge_discriminator": (
+        "two arrays, with a loss and a gradient written for each of 2 N K elements"
     ),
-    "gan_non_saturating_generator": (
-        "a logarithm per element and a loss written for each, where the plain loss has "
-        "one per example"
+    "gan_minimax_generator": (
+        "a logarithm per element and a loss written for each, where the plain loss has one per "
+        "example"
     ),
     "generalized_jensen_shannon": (
         "two views: of each the normalizer, 4 exps and 2 logs for the sums, the same for gradients"
@@ -98,6 +107,10 @@ EXCEPTIONS: dict[str, str] = {
     ),
     "jensen_shannon_distillation": (
         "two arrays of logits, their mixture and its logarithm per class"
+    ),
+    "jensen_shannon_divergence": (
+        "3 logarithms per class for two distributions and as many for the slopes, with the "
+        "selects of 0 log 0 written out between them"
     ),
     "joint_optimization": "two normalizers, an entropy and a mean prediction over the batch",
     "label_aware_smoothing": (
@@ -132,10 +145,6 @@ EXCEPTIONS: dict[str, str] = {
     ),
     "multiclass_generalized_dice_loss": (
         "a softmax, 3 sums over the sets of each class, and dense targets"
-    ),
-    "multiclass_hinge_loss": "finds the place of the largest logit, which a CPU does one by one",
-    "multiclass_perceptron_loss": (
-        "finds the place of the largest logit, which a CPU does one by one"
     ),
     "multiclass_sparsemax_loss": "the Newton steps of sparsemax, 3 sums for the loss",
     "mutual_information": "a logarithm per entry, and the marginals' back",
@@ -193,24 +202,32 @@ EXCEPTIONS: dict[str, str] = {
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
+    "sigmoid_equalization": (
+        "an exp and a log(1 + u) per class, where the plain loss has one log per example"
+    ),
+    "sigmoid_focal_loss": (
+        "an exp, a log(1 + u), 2 sigmoids and a power per element, written for each"
+    ),
     "soft_ordinal": (
         "a distribution over the classes for every label: an exponential more, and its sum"
     ),
     "soft_triple": (
         "an exponential per centre more, and a sum over centres within the sum over classes"
     ),
+    "softmax_cross_entropy": "dense targets: reads twice as much, in both directions",
     "sparsemax": "6 Newton steps, each with 2 sums over the classes",
     "supervised_contrastive": (
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
     "trades": "two arrays of logits with gradients: reads and writes twice as much",
+    "triplet_margin_loss": "three arrays with gradients: reads and writes three times as much",
+    "tsallis_entropy": "a power for each class, and another for its slope",
     "tuplet_margin": (
         "matrix products of 6 N K 128 operations, forward and backward, besides the "
         "similarities' exps"
     ),
     "tversky": "2 sums over the set, a sigmoid per element, read again for the gradient",
-    "tsallis_entropy": "a power for each class, and another for its slope",
     "two_hot": "a distribution over the classes for every value, and a dense target's reads",
     "unlikelihood": (
         "marks the earlier labels for each of N tokens: N 256 / 2 of them, as an array of N K"

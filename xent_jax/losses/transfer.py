@@ -538,6 +538,8 @@ def jensen_shannon_consistency(
       >>> print(xent.jensen_shannon_consistency(*views))
       [0.6353]
     """
+    if len(logits) < 2:
+        raise ValueError(f"logits must be those of at least two views, got {len(logits)}")
     first, where = unlabelled(logits[0], where, axis)
     return masked(_views_apart(first, logits[1:], where, axis), where)
 
