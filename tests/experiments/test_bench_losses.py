@@ -92,6 +92,7 @@ def test_what_is_told_of_a_rule(tmp_path):
         "frugal": {"time_without": 1.0, "memory": 0.01, "memory_without": 2.0, "accuracy": {}},
         "safe": equal | {"accuracy": {"a class at -inf": {"with": 1e-7, "without": math.nan}}},
         "exact": equal | {"accuracy": {"right by 30": {"with": 1e-7, "without": 0.03}}},
+        "dear": {"time_without": 0.5, "memory": 1.0, "memory_without": 1.0, "accuracy": {}},
         "looping": {"differentiable_without": False},
         "idle": equal | {"accuracy": {"moderate": {"with": 1e-7, "without": 2e-7}}},
     }
@@ -101,6 +102,8 @@ def test_what_is_told_of_a_rule(tmp_path):
         "frugal": "2 arrays less memory",
         "safe": "finite at a class at -inf",
         "exact": "exact to 1e-07 (right by 30) where autodiff is 3% off",
+        "dear": "2.0x slower",
         "looping": "differentiable at all: autodiff cannot follow its loop",
+        "idle": "level with autodiff",
     }
     assert rules.rule_notes(tmp_path / "missing.jsonl") == {}
