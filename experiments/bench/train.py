@@ -108,7 +108,7 @@ def _shuffled_batches(run: Run) -> Iterator[dict[str, np.ndarray]]:
     order = np.random.default_rng(0).permutation(len(train.labels))
     for start in range(0, len(order) - size + 1, size):
         index = order[start : start + size]
-        batch = {"image": train.images[index], "label": train.labels[index]}
+        batch = {"image": train.images[index], "label": train.labels[index], "index": index}
         yield batch | {
             "mask": np.ones(size, bool),
             "position": np.arange(size, dtype=np.int32),
