@@ -48,10 +48,12 @@ def classify(
       tau_normalisation: tau of Kang et al. 2020: class weights are divided by their norm to this
         power, and the bias is dropped. 0: neither.
     """
-    logits = model(images)
+    features = model.features(images)
     if tau_normalisation:
         weights = losses.tau_normalise(model.logits.kernel[...].T, tau=tau_normalisation)
-        logits = model.features(images).astype(jnp.float32) @ weights.T
+        logits = features.astype(jnp.float32) @ weights.T
+    else:
+        logits = model.logits(features).astype(jnp.float32)
     if logit_adjustment:
         logits = losses.logit_adjustment_posthoc(
             logits, class_prior=class_prior, tau=logit_adjustment

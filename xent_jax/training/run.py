@@ -112,8 +112,7 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
 
 
 def _program(config: Config, train: data.Dataset) -> tuple[Program, Callable[[], TrainState]]:
-    """Returns what is compiled for a run, and what makes the state it starts from."""
-    config = check_config(config)
+    """Returns what is compiled for a checked config, and what makes the state it starts from."""
     _check_together(config, train)
     axis_name = "data" if config.parallel == "pmap" else None
     model_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)

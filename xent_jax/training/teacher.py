@@ -14,7 +14,7 @@ from xent_jax.data import Dataset
 from xent_jax.errors import UserError
 from xent_jax.training import step
 from xent_jax.training.checkpoint import Checkpointer
-from xent_jax.training.config import Config
+from xent_jax.training.config import Config, check_config
 from xent_jax.typing import Array
 
 Build = Callable[[Config, Dataset], tuple[step.Program, Callable[[], step.TrainState]]]
@@ -50,9 +50,10 @@ def load_teacher(folder: str, train: Dataset, scaling: Scaling, build: Build) ->
 
 def _restored(folder: str, train: Dataset, build: Build) -> tuple[step.Program, tuple[Any, Any]]:
     try:
-        config: Config = ConfigDict(json.loads((Path(folder) / "config.json").read_text()))
+        plain = json.loads((Path(folder) / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"config.teacher={folder!r} is no run's folder: {error}") from None
+    config = check_config(ConfigDict(plain))
     if config.dataset.name != train.name:
         raise UserError(
             f"config.teacher={folder!r} was trained on {config.dataset.name!r}, not {train.name!r}"
