@@ -9,6 +9,7 @@ from xent_jax.training.loop import Result, train
 from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
+from xent_jax.training.study import Member, default_study, expand, matching
 from xent_jax.training.wrappers import MIXINGS, REWEIGHTINGS
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "REWEIGHTINGS",
     "SCHEDULES",
     "Config",
+    "Member",
     "Result",
     "Run",
     "check_config",
     "claim_workdir",
     "default_config",
+    "default_study",
+    "expand",
     "load_sets",
+    "matching",
     "prepare",
     "train",
     "trainable_losses",

@@ -5,14 +5,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 from ml_collections import ConfigDict
 
 from xent_jax.errors import UserError, nearest
 
 # Sections that name a function and hold its keyword arguments. Which arguments they may hold is
 # said by that function's signature, and checked where the function is looked up.
-CALLS = ("corruption", "model", "loss", "baseline", "optimizer", "schedule")
-CALLS += ("sampler", "reweighting", "mixing")
+CALLS = ("corruption", "imbalance", "model", "loss", "baseline", "optimizer", "schedule")
+CALLS += ("sampler", "reweighting", "mixing", "few_shot")
 
 
 # What a ConfigDict holds is known at run time only, so that a type checker shall not guess.
@@ -47,6 +48,7 @@ def default_config() -> Config:
     config.dataset.validation_examples = 0  # held out of the training set at random, by the seed
 
     # Sections that name a function and hold its arguments:
+    config.imbalance = ConfigDict({"name": "none"})  # or one of xent_jax.data.IMBALANCES, ratio=
     config.corruption = ConfigDict({"name": "none"})  # or one of xent_jax.data.CORRUPTIONS, rate=
     config.model = ConfigDict({"name": "mlp"})  # one of xent_jax.models.NAMES
     config.loss = ConfigDict({"name": "softmax_cross_entropy_with_integer_labels"})
@@ -57,6 +59,8 @@ def default_config() -> Config:
     config.sampler = ConfigDict({"name": "shuffle"})  # or another of xent_jax.data.SAMPLERS
     config.reweighting = ConfigDict({"name": "none"})  # or one of xent_jax.training.REWEIGHTINGS
     config.mixing = ConfigDict({"name": "none"})  # or one of xent_jax.training.MIXINGS
+    # Classes told from a few examples each, in sweeps: one of xent_jax.training.FEW_SHOT_METHODS
+    config.few_shot = ConfigDict({"name": "none"})
 
     config.teacher = ""  # the folder of a finished run whose logits the loss asks for
     config.co_teaching = ConfigDict()
@@ -153,6 +157,23 @@ def known_name(section: str, name: str, allowed: Iterable[str]) -> str:
             f"one of: {', '.join(allowed)}"
         )
     return name
+
+
+def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
+    """Returns a copy whose leaves named in `numbers`, by dotted keys, are these, traced or not.
+
+    The config's own number in their place has been checked; a stack's runs differ in them.
+    """
+    copy = ConfigDict(config).unlock()
+    with copy.ignore_type():
+        for key, value in numbers.items():
+            _set(copy, key, value)
+    return copy
+
+
+def is_traced(number: Any) -> bool:
+    """Tells whether a config's number is one of `with_numbers` that differs from run to run."""
+    return isinstance(number, jax.core.Tracer)
 
 
 def as_plain(config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from xent_jax.errors import UserError
-from xent_jax.training.config import Config, call_arguments, known_name
+from xent_jax.training.config import Config, call_arguments, is_traced, known_name
 
 OPTIMIZERS = (
     "adabelief",
@@ -54,7 +54,7 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
     decay = []
     if "weight_decay" in takes:
         arguments["weight_decay"] = config.weight_decay
-    elif config.weight_decay:
+    elif is_traced(config.weight_decay) or config.weight_decay:
         decay = [optax.add_decayed_weights(config.weight_decay)]
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     try:
@@ -135,7 +135,7 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
         that takes the whole run.
     """
     spec, peak = config.schedule, config.optimizer.get("learning_rate")
-    if not isinstance(peak, int | float) or not 0 < peak < float("inf"):
+    if not (is_traced(peak) or (isinstance(peak, int | float) and 0 < peak < float("inf"))):
         raise UserError(f"config.optimizer.learning_rate={peak!r} must be a positive number")
     function = _SCHEDULES[known_name("schedule", spec.name, SCHEDULES)]
     takes = inspect.signature(function).parameters.keys() - {"peak", "steps"}
@@ -151,8 +151,8 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
             f"config.epochs={config.epochs}"
         )
     warmup_steps = round(warmup * steps_per_epoch)
-    schedule = function(float(peak), config.epochs * steps_per_epoch - warmup_steps, **arguments)
+    schedule = function(peak, config.epochs * steps_per_epoch - warmup_steps, **arguments)
     if not warmup_steps:
         return schedule
-    rise = optax.linear_schedule(0.0, float(peak), warmup_steps)
+    rise = optax.linear_schedule(0.0, peak, warmup_steps)
     return optax.join_schedules([rise, schedule], [warmup_steps])
