@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tests.training import tiny_run
 from xent_jax import data
 from xent_jax.errors import UserError
-from xent_jax.training import Run, claim_workdir, load_sets, prepare
+from xent_jax.training import Run, claim_workdir, load_sets, prepare, program
 from xent_jax.training import run as runs
 
 SETS = {"train": tiny_run.dataset(30), "test": tiny_run.dataset(10)}
@@ -64,7 +64,8 @@ def test_noise_has_the_run_s_seed_or_one_of_its_own() -> None:
 
 def test_losses_are_told_how_often_each_given_label_occurs() -> None:
     train = tiny_run.dataset(30, wrong=9)
-    counts = runs._constants(tiny_run.config(), train, None)["class_counts"]
+    facts = program.facts_of(tiny_run.config(), train)
+    counts = program.constants_of(facts, program.shapes_of(train), None)["class_counts"]
     assert counts.tolist() == [np.sum(train.labels == label) for label in range(4)]
     assert counts.tolist() != [np.sum(train.clean_labels == label) for label in range(4)]
 
@@ -138,7 +139,7 @@ def test_what_a_run_is_told_of_its_config_and_data(prepared: dict[str, Run]) -> 
     pixels = SETS["train"].images / 255
     assert robust.program.mean == pytest.approx([pixels.mean()])
     assert robust.program.deviation == pytest.approx([pixels.std()])
-    assert (plain.program.mean, plain.program.deviation) == ((0.0,), (1.0,))
+    assert (plain.program.mean.tolist(), plain.program.deviation.tolist()) == ([0.0], [1.0])
 
 
 def test_large_data_are_streamed(prepared: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ class Dataset:
     """Images with the labels to train on and the labels they were published with.
 
     The two kinds of labels differ only where `corrupt` changed them. There is at least one
-    example, and every label is one of the classes: `UserError` otherwise.
+    example, and every label is one of the classes: `UserError` otherwise. Where examples were
+    selected, `places` says where each one was in the whole.
     """
 
     images: UInt8[np.ndarray, "examples height width channels"]
@@ -21,6 +22,7 @@ class Dataset:
     clean_labels: Int[np.ndarray, " examples"]
     class_names: tuple[str, ...]
     name: str
+    places: Int[np.ndarray, " examples"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels):
@@ -46,11 +48,13 @@ def check_labels(labels: Int[np.ndarray, " examples"], num_classes: int, name: s
 
 def select(dataset: Dataset, which: slice | Bool[np.ndarray, " examples"]) -> Dataset:
     """Returns the examples that a slice or a mask picks; `UserError` if it picks none."""
+    places = np.arange(len(dataset.labels)) if dataset.places is None else dataset.places
     return dataclasses.replace(
         dataset,
         images=dataset.images[which],
         labels=dataset.labels[which],
         clean_labels=dataset.clean_labels[which],
+        places=places[which],
     )
 
 

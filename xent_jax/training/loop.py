@@ -157,7 +157,8 @@ def _restored(run: Run, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
 
 def _metadata(run: Run, tally: Tally) -> dict[str, Any]:
     """What a checkpoint says beside the state: where the epoch is, and how images are scaled."""
-    scaling = {"mean": run.program.mean, "deviation": run.program.deviation}
+    program = run.program
+    scaling = {"mean": program.mean.tolist(), "deviation": program.deviation.tolist()}
     return {"tally": tally._asdict(), **scaling}
 
 

@@ -1,7 +1,7 @@
 """Where models meet losses: a loss by its name, its context bound by the names it asks for."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -114,6 +114,18 @@ def make_objective(
     if result.shape != feed["labels"].shape:
         raise UserError(f"config.{section}: {name!r} does not give one value per example")
     return Objective(partial(loss, **arguments), state)
+
+
+def choose(choice: Array, objectives: Sequence[Objective]) -> Objective:
+    """Returns the objective that `choice` numbers, which may differ from run to run of a stack.
+
+    Where runs are mapped over by `vmap`, every one of the losses is computed for every run.
+    """
+    if len(objectives) == 1:
+        return objectives[0]
+    assert all(objective.state is None for objective in objectives)
+    branches = [objective.loss for objective in objectives]
+    return Objective(lambda feed: jax.lax.switch(choice, branches, feed), None)
 
 
 def with_preset(section: str, spec: Section) -> dict[str, Any]:

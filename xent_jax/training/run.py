@@ -4,21 +4,17 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 
-from xent_jax import data, losses, models
+from xent_jax import data, losses
 from xent_jax.data import pipeline
 from xent_jax.errors import UserError
-from xent_jax.training import networks
 from xent_jax.training.config import (
     Config,
     as_plain,
@@ -29,12 +25,15 @@ from xent_jax.training.config import (
 )
 from xent_jax.training.mesh import Runner, mesh_runner
 from xent_jax.training.objective import make_objective, with_preset
-from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.pmap import pmap_runner
-from xent_jax.training.step import Program, TrainState, init_state
-from xent_jax.training.teacher import load_teacher
-from xent_jax.training.wrappers import make_mixing, make_reweighting
-from xent_jax.typing import Array
+from xent_jax.training.program import (
+    constants_of,
+    facts_of,
+    feed_shapes,
+    make_program,
+    shapes_of,
+)
+from xent_jax.training.step import Program, TrainState
 
 RESIDENT_BYTES = 2**31
 """Data sets up to this size stay on the devices where `dataset.resident` is 'auto'."""
@@ -74,18 +73,33 @@ class Run(NamedTuple):
 def load_sets(
     config: Config, *, data_dir: str | None = None, raw_dir: str | None = None
 ) -> dict[str, data.Dataset]:
-    """Returns the config's data: train, test and, where there are any, validation and wrong.
+    """Returns the config's data, as `make_sets` does, from its splits as `load_splits` does.
+
+    Raises:
+      UserError: an unknown data set or corruption, or data that is missing or damaged.
+    """
+    return make_sets(config, *load_splits(config, data_dir=data_dir, raw_dir=raw_dir))
+
+
+def load_splits(
+    config: Config, *, data_dir: str | None = None, raw_dir: str | None = None
+) -> tuple[data.Dataset, data.Dataset]:
+    """Returns the training and the test split of the config's data set, as they were published."""
+    name = known_name("dataset", config.dataset.name, data.NAMES)
+    load = partial(data.load, name, data_dir=data_dir, raw_dir=raw_dir)
+    return load(split="train"), load(split="test")
+
+
+def make_sets(config: Config, train: data.Dataset, test: data.Dataset) -> dict[str, data.Dataset]:
+    """Returns what a run reads: train, test and, where there are any, validation and wrong.
 
     The validation examples are taken from the training set after its labels were corrupted, as
     nobody who has wrong labels has right ones to choose by. The wrong ones are those whose label
     in the training set is not the clean one.
 
     Raises:
-      UserError: an unknown data set or corruption, or data that is missing or damaged.
+      UserError: an unknown corruption, or settings that leave a set empty.
     """
-    name = known_name("dataset", config.dataset.name, data.NAMES)
-    load = partial(data.load, name, data_dir=data_dir, raw_dir=raw_dir)
-    train, test = load(split="train"), load(split="test")
     if limit := config.dataset.train_examples:
         train = data.select(train, slice(limit))
     train = _corrupted(config, train)
@@ -104,74 +118,16 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
     """
     config = check_config(config)
     devices = _devices(config)
-    program, init = _program(config, sets["train"])
+    check_together(config, sets["train"])
+    shapes, facts = shapes_of(sets["train"]), facts_of(config, sets["train"])
+    if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
+        constants = constants_of(facts, shapes, None)
+        make_objective("baseline", config.baseline, feed_shapes(config, shapes), constants)
+    program, init = make_program(config, shapes, facts)
     make_runner = pmap_runner if config.parallel == "pmap" else mesh_runner
     return Run(
         config, sets, program, make_runner(program, devices), jax.device_get(jax.jit(init)())
     )
-
-
-def _program(config: Config, train: data.Dataset) -> tuple[Program, Callable[[], TrainState]]:
-    """Returns what is compiled for a checked config, and what makes the state it starts from."""
-    _check_together(config, train)
-    axis_name = "data" if config.parallel == "pmap" else None
-    model_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-    create = partial(_create_model, config, train, axis_name)
-    mean, deviation = _scaling(config, train)
-    teacher, teacher_params = None, None
-    if config.teacher:
-        teacher, teacher_params = load_teacher(config.teacher, train, (mean, deviation), _program)
-    feed = _feed(config, train)
-    constants = _constants(config, train, axis_name)
-    if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
-        make_objective("baseline", config.baseline, feed, constants)
-    objective = make_objective("loss", config.loss, feed, constants)
-    if config.mixing.name != "none" and objective.state is not None:
-        raise UserError(f"config.mixing: {config.loss.name!r} keeps a state of unmixed labels")
-    steps_per_epoch = pipeline.steps_per_epoch(len(train.labels), config.batch_size)
-    optimizer = make_optimizer(config, steps_per_epoch)
-    tau = config.evaluation
-    program = Program(
-        graphdef=nnx.split(nnx.eval_shape(partial(create, model_key)), ...)[0],
-        objective=objective,
-        optimizer=optimizer,
-        order_key=order_key,
-        step_key=step_key,
-        num_classes=train.num_classes,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size,
-        steps_per_epoch=steps_per_epoch,
-        mean=mean,
-        deviation=deviation,
-        shift=config.dataset.shift,
-        flip=config.dataset.flip,
-        ema_decay=config.ema_decay,
-        axis_name=axis_name,
-        sampler=_sampler(config, train),
-        reweighting=make_reweighting(config.reweighting, constants),
-        mixing=make_mixing(config.mixing),
-        teacher=teacher,
-        forget_rate=_forget_rate(config),
-        classify=partial(
-            networks.classify,
-            class_prior=constants["class_prior"],
-            logit_adjustment=tau.logit_adjustment,
-            tau_normalisation=tau.tau_normalisation,
-        ),
-    )
-
-    def init() -> TrainState:
-        def one(key: jax.Array) -> TrainState:
-            ema = config.ema_decay > 0
-            return init_state(partial(create, key), optimizer, ema=ema, loss_state=objective.state)
-
-        if program.forget_rate is None:
-            state = one(model_key)
-        else:
-            state = jax.vmap(one)(jax.random.split(model_key))
-        return state._replace(step=jnp.zeros((), jnp.int32), teacher=teacher_params)
-
-    return program, init
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
@@ -248,8 +204,10 @@ def _corrupted(config: Config, train: data.Dataset) -> data.Dataset:
     return data.corrupt(train, name, **{"seed": config.seed} | arguments)
 
 
-def _check_together(config: Config, train: data.Dataset) -> None:
+def check_together(config: Config, train: data.Dataset) -> None:
     """Tells of settings that are each right and cannot stand together."""
+    if config.few_shot.name != "none":
+        raise UserError("config.few_shot: episodes are trained by experiments.sweep")
     if config.dataset.shift >= min(train.images.shape[1:3]):
         size = "x".join(map(str, train.images.shape[1:3]))
         raise UserError(f"config.dataset.shift={config.dataset.shift} must be below {size} pixels")
@@ -278,77 +236,3 @@ def _check_scale(section: str, config: Config) -> None:
             f"config.model.cosine_scale={ours}, so that evaluation would see other probabilities "
             "than training: make them equal"
         )
-
-
-def _constants(config: Config, train: data.Dataset, axis_name: str | None) -> dict[str, Any]:
-    """Returns what is known of `objective.CONSTANTS`."""
-    counts = np.bincount(train.labels, minlength=train.num_classes).astype(np.float32)
-    known = {
-        "class_counts": counts,
-        "class_prior": counts / counts.sum(),
-        "num_examples": len(train.labels),
-        "num_classes": train.num_classes,
-        "axis_name": axis_name,
-    }
-    name, rate = config.corruption.name, config.corruption.get("rate")
-    if name in data.CORRUPTIONS and rate is not None:
-        matrix = data.transition_matrix(name, train.num_classes, rate=rate)
-        known |= {"transition_matrix": matrix.astype(np.float32), "noise_rate": rate}
-    return known
-
-
-def _feed(config: Config, train: data.Dataset) -> dict[str, Any]:
-    """Returns the shapes of what a step can feed a loss, of a batch of two."""
-    known_name("model", config.model.name, models.NAMES)
-    shape = jax.ShapeDtypeStruct
-    images, mask = shape((2, *train.images.shape[1:]), jnp.float32), shape((2,), jnp.bool)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
-
-    def feed(images: jax.Array, mask: jax.Array, keys: jax.Array) -> dict[str, Array]:
-        model = _create_model(config, train, None, jax.random.key(0))  # None: no axis is bound here
-        return networks.feed(model, images, mask, keys)
-
-    try:
-        fed = jax.eval_shape(feed, images, mask, keys)
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
-    labels = shape((2,), jnp.int32)
-    fed |= {"labels": labels, "indices": labels, "where": mask, "epoch": shape((), jnp.int32)}
-    return fed | ({"teacher_logits": fed["logits"]} if config.teacher else {})
-
-
-def _sampler(config: Config, train: data.Dataset) -> pipeline.ClassSampler | None:
-    name = known_name("sampler", config.sampler.name, data.SAMPLERS)
-    call_arguments("sampler", config.sampler, ())
-    return pipeline.class_sampler(name, train.labels)
-
-
-def _forget_rate(config: Config) -> Callable[[Array], Array] | None:
-    """Returns (epoch) -> the share of examples that co-teaching leaves out, or None without it."""
-    rate, ramp = config.co_teaching.forget_rate, config.co_teaching.ramp_epochs
-    if rate == 0:
-        return None
-    return lambda epoch: losses.co_teaching_forget_rate(epoch, noise_rate=rate, ramp_epochs=ramp)
-
-
-def _create_model(
-    config: Config, train: data.Dataset, axis_name: str | None, key: jax.Array
-) -> Any:
-    arguments = {name: value for name, value in config.model.items() if name != "name"}
-    return models.create(
-        config.model.name,
-        num_classes=train.num_classes,
-        image_shape=train.images.shape[1:],
-        rngs=nnx.Rngs(key),
-        axis_name=axis_name,
-        **arguments,
-    )
-
-
-def _scaling(config: Config, train: data.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    channels = train.images.shape[-1]
-    if config.dataset.standardise:
-        mean, deviation = pipeline.channel_statistics(train)
-        return tuple(map(float, mean)), tuple(map(float, deviation))
-    return (0.0,) * channels, (1.0,) * channels

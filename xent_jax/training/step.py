@@ -56,8 +56,8 @@ class Program(NamedTuple):
     batch_size: int
     eval_batch_size: int
     steps_per_epoch: int
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    mean: Array  # (C,)
+    deviation: Array
     shift: int
     flip: bool
     ema_decay: float

@@ -10,34 +10,32 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from xent_jax.data import Dataset
 from xent_jax.errors import UserError
 from xent_jax.training import step
 from xent_jax.training.checkpoint import Checkpointer
 from xent_jax.training.config import Config, check_config
 from xent_jax.typing import Array
 
-Build = Callable[[Config, Dataset], tuple[step.Program, Callable[[], step.TrainState]]]
-Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+Build = Callable[[Config], tuple[step.Program, Callable[[], step.TrainState]]]
 Teacher = tuple[Callable[[Any, Array], Array], Any]
 
 
-def load_teacher(folder: str, train: Dataset, scaling: Scaling, build: Build) -> Teacher:
+def load_teacher(folder: str, dataset: str, facts: Any, build: Build) -> Teacher:
     """Returns (teacher's parameters, images) -> logits, and those parameters.
 
     Args:
       folder: of a run, with its config.json and checkpoints.
-      train: the student's training data.
-      scaling: the mean and deviation by which the student's images are standardised.
-      build: (config, data) -> the run's program, and what makes its first state.
+      dataset: the name of the student's.
+      facts: the student's, whose mean and deviation standardise its images.
+      build: (config) -> a run's program on the student's data, and what makes its first state.
 
     Raises:
       UserError: no run with a checkpoint is there, or it was trained on other data.
     """
-    program, (state, metadata) = _restored(folder, train, build)
+    program, (state, metadata) = _restored(folder, dataset, build)
     (ours, our_deviation), (theirs, deviation) = (
         tuple(jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in pair)
-        for pair in (scaling, (metadata["mean"], metadata["deviation"]))
+        for pair in ((facts.mean, facts.deviation), (metadata["mean"], metadata["deviation"]))
     )
 
     def logits(params: Any, images: Array) -> Array:
@@ -48,17 +46,17 @@ def load_teacher(folder: str, train: Dataset, scaling: Scaling, build: Build) ->
     return logits, step.evaluated(program, state)
 
 
-def _restored(folder: str, train: Dataset, build: Build) -> tuple[step.Program, tuple[Any, Any]]:
+def _restored(folder: str, dataset: str, build: Build) -> tuple[step.Program, tuple[Any, Any]]:
     try:
         plain = json.loads((Path(folder) / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"config.teacher={folder!r} is no run's folder: {error}") from None
     config = check_config(ConfigDict(plain))
-    if config.dataset.name != train.name:
+    if config.dataset.name != dataset:
         raise UserError(
-            f"config.teacher={folder!r} was trained on {config.dataset.name!r}, not {train.name!r}"
+            f"config.teacher={folder!r} was trained on {config.dataset.name!r}, not {dataset!r}"
         )
-    program, init = build(config, train)
+    program, init = build(config)
     restored = Checkpointer(Path(folder) / "checkpoints").restore_newest(jax.eval_shape(init))
     if restored is None:
         raise UserError(f"config.teacher={folder!r} holds no sound checkpoint: train it first")
