@@ -307,7 +307,9 @@ def test_without_a_network_one_line_says_what_to_do(mnist, caplog, tmp_path):
     assert "Retrying" not in caplog.text
 
 
-@pytest.mark.parametrize("builder", [builders.Mnist, builders.FashionMnist, builders.Cifar10])
+@pytest.mark.parametrize(
+    "builder", [builders.Mnist, builders.FashionMnist, builders.Cifar10, builders.Omniglot]
+)
 def test_downloads_are_registered_with_the_checksums_that_tfds_knows(builder):
     published = checksums.get_all_url_infos()
     for archive in builder.source.archives:

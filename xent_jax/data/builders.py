@@ -6,7 +6,7 @@ own: the two kinds can share a data folder.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from xent_jax.data import canonical
+from xent_jax.data import canonical, glyphs
 from xent_jax.errors import UserError
 
 
@@ -22,7 +22,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Writes the images and labels that a subclass reads, in their order."""
 
     VERSION = tfds.core.Version("1.0.0")
-    class_names: tuple[str, ...]
+    splits: tuple[str, ...] = ("train", "test")
+    class_names: tuple[str, ...] | None  # None: known when the data are
     image_shape: tuple[int, int, int]
 
     def __init__(self, raw_dir: str | None = None, **kwargs: Any):
@@ -84,31 +85,41 @@ class CanonicalBuilder(ImageBuilder, skip_registration=True):
     source: canonical.Source
 
     def _read_splits(self, dl_manager: tfds.download.DownloadManager) -> canonical.Splits:
-        if self.raw_dir is None:
-            return self.source.parse(self._download(dl_manager))
-        return self.source.parse(canonical.read_folder(self.source, self.raw_dir))
+        return self.source.parse(_published(self.source, self.raw_dir, dl_manager))
 
-    def _download(self, dl_manager: tfds.download.DownloadManager) -> dict[str, bytes]:
-        try:
-            with _downloading():
-                # One after the other, so that the first failure leaves no other under way.
-                paths = {
-                    Path(dl_manager.download(self.source.url + archive)): archive
-                    for archive in self.source.archives
-                }
-        except Exception as error:  # Of requests, urllib3 or TFDS: they have no kind in common.
-            raise UserError(
-                f"{self.source.name}: cannot download from {self.source.url} ({_reason(error)}); "
-                f"try again, or pass --raw_dir=, a folder with {self.source.wanted}"
-            ) from error
-        files, faults = canonical.unpack(self.source, paths)
-        if faults:
-            # TFDS checks what it downloads, but not what it finds in its cache.
-            for path in paths:
-                if path.name in faults:
-                    path.unlink()
-            raise UserError(f"{self.source.name}: deleted bad downloads ({faults}); run again")
-        return files
+
+def _published(
+    source: canonical.Source, raw_dir: str | None, dl_manager: tfds.download.DownloadManager
+) -> dict[str, bytes]:
+    """Returns the source's unpacked files by name."""
+    if raw_dir is None:
+        return _download(source, dl_manager)
+    return canonical.read_folder(source, raw_dir)
+
+
+def _download(
+    source: canonical.Source, dl_manager: tfds.download.DownloadManager
+) -> dict[str, bytes]:
+    try:
+        with _downloading():
+            # One after the other, so that the first failure leaves no other under way.
+            paths = {
+                Path(dl_manager.download(source.url + archive)): archive
+                for archive in source.archives
+            }
+    except Exception as error:  # Of requests, urllib3 or TFDS: they have no kind in common.
+        raise UserError(
+            f"{source.name}: cannot download from {source.url} ({_reason(error)}); "
+            f"try again, or pass --raw_dir=, a folder with {source.wanted}"
+        ) from error
+    files, faults = canonical.unpack(source, paths)
+    if faults:
+        # TFDS checks what it downloads, but not what it finds in its cache.
+        for path in paths:
+            if path.name in faults:
+                path.unlink()
+        raise UserError(f"{source.name}: deleted bad downloads ({faults}); run again")
+    return files
 
 
 class Mnist(CanonicalBuilder, skip_registration=True):
@@ -133,6 +144,62 @@ class Cifar10(CanonicalBuilder, skip_registration=True):
     name = "xent_cifar10"
     source = canonical.CIFAR10
     class_names, image_shape = source.class_names, source.image_shape
+
+
+class LetterBuilder(ImageBuilder, skip_registration=True):
+    """Writes letters, each of which is a class in one split alone, so that others are unseen."""
+
+    splits = ("train", "validation", "test")
+    class_names = None
+    image_shape = (28, 28, 1)
+    split_of: Callable[[str], str]  # a letter's, by its name
+
+    def _read_splits(self, dl_manager: tfds.download.DownloadManager) -> canonical.Splits:
+        letters = self._read_letters(dl_manager)
+        features: Any = self.info.features
+        features["label"].names = list(letters)
+        return {split: _together(letters, split, type(self).split_of) for split in self.splits}
+
+    def _read_letters(self, dl_manager: tfds.download.DownloadManager) -> canonical.Letters:
+        raise NotImplementedError
+
+
+def _together(
+    letters: canonical.Letters, split: str, split_of: Callable[[str], str]
+) -> tuple[np.ndarray, np.ndarray]:
+    members = [label for label, name in enumerate(letters) if split_of(name) == split]
+    images = list(letters.values())
+    return (
+        np.concatenate([images[label] for label in members]),
+        np.repeat(members, [len(images[label]) for label in members]),
+    )
+
+
+class FontGlyphs(LetterBuilder, skip_registration=True):
+    """Printed glyphs: letters in the fonts of matplotlib and, if given, of a folder `raw_dir`."""
+
+    name = "xent_font_glyphs"
+    split_of = staticmethod(glyphs.split_of)
+
+    def _read_letters(self, dl_manager: tfds.download.DownloadManager) -> canonical.Letters:
+        more = [] if self.raw_dir is None else glyphs.fonts_in(self.raw_dir)
+        if self.raw_dir is not None and not more:
+            raise UserError(
+                f"font_glyphs: --raw_dir={self.raw_dir} holds no font (*.ttf, *.otf); name a "
+                "folder that does, or leave it out for matplotlib's fonts alone"
+            )
+        return glyphs.draw_letters([*glyphs.matplotlib_fonts(), *more])
+
+
+class Omniglot(LetterBuilder, skip_registration=True):
+    """Omniglot: Lake, Salakhutdinov and Tenenbaum, 2015; the split of Vinyals et al., 2016."""
+
+    name = "xent_omniglot"
+    source = canonical.OMNIGLOT
+    split_of = staticmethod(canonical.omniglot_split)
+
+    def _read_letters(self, dl_manager: tfds.download.DownloadManager) -> canonical.Letters:
+        return self.source.parse(_published(self.source, self.raw_dir, dl_manager))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The files that MNIST, Fashion-MNIST and CIFAR-10 were published as.
+"""The files that MNIST, Fashion-MNIST, CIFAR-10 and Omniglot were published as.
 
 Downloaded or found in a folder, packed or not, a file is sound if the SHA-256 of what is in it
 is that of the published file.
@@ -6,35 +6,42 @@ is that of the published file.
 
 import gzip
 import hashlib
+import io
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xent_jax.errors import UserError
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Images (N, H, W, C) and labels (N,), both uint8, by the name of their split."""
+"""Images (N, H, W, C), uint8, and labels (N,), by the name of their split."""
+
+
+Letters = dict[str, np.ndarray]
+"""The images (N, H, W, C), uint8, of each class by its name, for sets split by classes."""
 
 
 class Source(NamedTuple):
     """Where a data set was published and what it is made of."""
 
     name: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # () where the files name them
     image_shape: tuple[int, int, int]
     url: str  # of the folder that serves the archives
     archives: tuple[str, ...]
     sha256: Mapping[str, str]  # of every unpacked file, by its name
-    parse: Callable[[Mapping[str, bytes]], Splits]
+    parse: Callable[[Mapping[str, bytes]], Any]  # Splits, or Letters
 
     @property
     def wanted(self) -> str:
         """The files to fetch, in words."""
-        return f"{', '.join(self.archives)} (packed or unpacked)"
+        zipped = set(self.archives) == set(self.sha256)  # they are read as they are
+        return ", ".join(self.archives) + ("" if zipped else " (packed or unpacked)")
 
 
 def read_folder(source: Source, folder: str) -> dict[str, bytes]:
@@ -137,6 +144,65 @@ def parse_cifar_splits(files: Mapping[str, bytes]) -> Splits:
     return {"train": parse(CIFAR_FILES[:-1]), "test": parse(CIFAR_FILES[-1:])}
 
 
+def parse_omniglot(files: Mapping[str, bytes]) -> Letters:
+    """Returns the characters in Omniglot's archives by name: 'Greek/character01'.
+
+    Strokes are white on black. Drawings of 105 x 105 pixels become 28 x 28 by weighted means, so
+    that thin strokes stay whole.
+    """
+    drawings: dict[str, list[np.ndarray]] = {}
+    for content in files.values():
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for path in sorted(map(PurePosixPath, archive.namelist())):
+                if path.suffix == ".png":
+                    image = _omniglot_image(archive.read(str(path)))
+                    drawings.setdefault("/".join(path.parts[-3:-1]), []).append(image)
+    return {name: np.stack(drawings[name]) for name in sorted(drawings)}
+
+
+def _omniglot_image(png: bytes) -> np.ndarray:
+    from PIL import Image  # Only where Omniglot is prepared, which is once.
+
+    ink = 255 - np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    return np.asarray(Image.fromarray(ink).resize((28, 28), Image.Resampling.BILINEAR))[..., None]
+
+
+def omniglot_split(name: str) -> str:
+    """Returns the split of a character: 1,028 'train', 172 'validation', 423 'test'.
+
+    References: Vinyals et al. 2016, "Matching networks for one shot learning", 4.1.1, have 1,200
+    characters to train and 423 to test; Snell et al. 2017, "Prototypical networks", hold 172 of
+    the former out for validation. The lists are those of the latter's code.
+    """
+    alphabet, _, character = name.partition("/character")
+    if alphabet == "Gurmukhi":  # The only one that the 1,200 cut through.
+        return "train" if int(character) <= 41 else "test"
+    held_out = {"validation": _VALIDATION_ALPHABETS, "test": _TEST_ALPHABETS}
+    return next((split for split, names in held_out.items() if alphabet in names), "train")
+
+
+_VALIDATION_ALPHABETS = (
+    "Armenian",
+    "Bengali",
+    "Early_Aramaic",
+    "Hebrew",
+    "Mkhedruli_(Georgian)",
+)
+_TEST_ALPHABETS = (
+    "Kannada",
+    "Keble",
+    "Malayalam",
+    "Manipuri",
+    "Mongolian",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Oriya",
+    "Sylheti",
+    "Syriac_(Serto)",
+    "Tengwar",
+    "Tibetan",
+    "ULOG",
+)
+
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -230,4 +296,17 @@ CIFAR10 = Source(
         )
     ),
     parse=parse_cifar_splits,
+)
+
+OMNIGLOT = Source(
+    name="omniglot",
+    class_names=(),
+    image_shape=(28, 28, 1),
+    url="https://github.com/brendenlake/omniglot/raw/master/python/",
+    archives=("images_background.zip", "images_evaluation.zip"),
+    sha256={
+        "images_background.zip": "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+        "images_evaluation.zip": "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+    },
+    parse=parse_omniglot,
 )

@@ -16,9 +16,12 @@ _BUILDERS: dict[str, type[builders.ImageBuilder]] = {
     "mnist": builders.Mnist,
     "fashion_mnist": builders.FashionMnist,
     "cifar10": builders.Cifar10,
+    "font_glyphs": builders.FontGlyphs,
+    "omniglot": builders.Omniglot,
 }
 NAMES = tuple(_BUILDERS)
-_SPLITS = ("train", "test")
+SPLIT_BY_CLASS = ("font_glyphs", "omniglot")
+"""The sets of which no class is in two splits: to train on some, and to learn others from few."""
 
 
 def load(
@@ -27,15 +30,17 @@ def load(
     """Returns a split of a data set, in the order in which it was published.
 
     The first call prepares the set: it writes it under `data_dir`, from where later calls read
-    it. `digits` comes with scikit-learn. The others are downloaded, or read from the published
+    it. `digits` comes with scikit-learn, and `font_glyphs` are drawn from matplotlib's fonts and
+    those in `raw_dir`, if it is given. The others are downloaded, or read from the published
     files in `raw_dir`; once prepared they need neither, and `raw_dir` is not looked at.
 
     Args:
       name: one of `NAMES`.
-      split: 'train' or 'test'.
+      split: 'train' or 'test'; of those in `SPLIT_BY_CLASS` also 'validation', each with classes
+        of its own.
       data_dir: a folder for prepared data; by default that of TensorFlow Datasets, which is
         `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`.
-      raw_dir: a folder with the published files, as they are or unpacked.
+      raw_dir: a folder with the published files, as they are or unpacked, or with fonts.
 
     Raises:
       UserError: an unknown name or split, files that are missing, damaged or cannot be
@@ -45,21 +50,24 @@ def load(
         raise UserError(
             f"unknown data set {name!r}{nearest(name, NAMES)}; one of: {', '.join(NAMES)}"
         )
-    if split not in _SPLITS:
-        raise UserError(f"unknown split {split!r} of {name}; one of: {', '.join(_SPLITS)}")
     builder = _BUILDERS[name]
+    if split not in builder.splits:
+        raise UserError(f"unknown split {split!r} of {name}; one of: {', '.join(builder.splits)}")
     root = Path(data_dir or constants.DATA_DIR).expanduser()
     folder = root / builder.name / str(builder.VERSION)
     if not folder.exists():
         _prepare(builder(data_dir=root, raw_dir=raw_dir), folder)
     try:
-        images, labels = _read(builder(data_dir=root), split)
+        images, labels, class_names = _read(builder(data_dir=root), split)
     except Exception as error:  # TFDS, protobuf and ArrayRecord each raise their own.
         raise UserError(
             f"{name}: the prepared data in {folder} are incomplete or damaged "
             f"({type(error).__name__}); delete that folder and run again"
         ) from error
-    return Dataset(images, labels, labels, builder.class_names, name)
+    if name in SPLIT_BY_CLASS:
+        present, labels = np.unique(labels, return_inverse=True)
+        labels, class_names = labels.astype(np.int32), tuple(class_names[i] for i in present)
+    return Dataset(images, labels, labels, class_names, name)
 
 
 def _prepare(builder: builders.ImageBuilder, folder: Path) -> None:
@@ -78,8 +86,9 @@ def _prepare(builder: builders.ImageBuilder, folder: Path) -> None:
         tfds.enable_progress_bar()
 
 
-def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     source = builder.as_data_source(split)
     examples = source.__getitems__(range(len(source)))
     images = np.stack([example["image"] for example in examples])
-    return images, np.array([example["label"] for example in examples], np.int32)
+    labels = np.array([example["label"] for example in examples], np.int32)
+    return images, labels, tuple(builder.info.features["label"].names)
