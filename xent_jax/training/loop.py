@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from xent_jax import metrics
 from xent_jax.errors import Diverged, Interrupted
 from xent_jax.reporting import records
 from xent_jax.reporting.tensorboard import EventWriter
+from xent_jax.training import evaluation
 from xent_jax.training.checkpoint import Checkpointer
 from xent_jax.training.config import as_plain
 from xent_jax.training.feed import Feed, make_feed
@@ -229,47 +229,15 @@ def _diverged(what: str, step: int, last: list[float], checkpoints: Checkpointer
 
 
 def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, Any]:
-    """Returns the metrics of the test set and, where there are any, of held-out and wrong labels.
-
-    What is drawn and not followed, the confusion matrix and the reliability, comes last only,
-    and so does the calibrated test.
-    """
-    sums = feed.evaluate(state, "test")
-    test: dict[str, Any] = dict(metrics.compute(sums))
-    if step < run.steps:
-        test.pop("confusion_matrix")
-    else:
-        test["reliability"] = metrics.reliability(jax.device_get(sums.bins))
-    result = {"test": test}
-    if "wrong" in run.sets:
-        wrong = metrics.compute(feed.evaluate(state, "wrong"))
-        result["wrong_labels"] = {
-            "memorised": wrong["memorisation"],
-            "recovered": wrong["recovery"],
-        }
-    if "validation" in run.sets:
-        held_out = metrics.compute(feed.evaluate(state, "validation"))
-        result["validation"] = {key: held_out[key] for key in _HELD_OUT}
-    if step == run.steps and run.config.evaluation.temperature_scaling:
-        result["calibrated"] = _calibrated(run, feed, state)
+    """Returns what evaluation tells of the run's sets; the calibrated test comes last only."""
+    last = step == run.steps
+    sums = {name: feed.evaluate(state, name) for name in run.sets if name != "train"}
+    result = evaluation.describe(sums, evaluation.rare_counts(run.config, run.sets), last=last)
+    if last and run.config.evaluation.temperature_scaling:
+        logits = {name: feed.logits(state, name) for name in ("validation", "test")}
+        labels = {name: run.sets[name].labels for name in logits}
+        result["calibrated"] = evaluation.calibrated(logits, labels)
     return result
-
-
-_HELD_OUT = ("accuracy", "balanced_accuracy", "nll", "expected_calibration_error")
-
-
-def _calibrated(run: Run, feed: Feed, state: TrainState) -> dict[str, Any]:
-    """Returns the temperature that suits the held-out examples, and the test's metrics with it."""
-    labels = run.sets["validation"].labels
-    temperature = float(metrics.fit_temperature(feed.logits(state, "validation"), labels))
-    if not 0 < temperature < np.inf:  # All of them are right, or the logits say nothing.
-        return {"temperature": temperature}
-    logits = feed.logits(state, "test") / np.float32(temperature)
-    found = metrics.compute(metrics.classification_sums(logits, run.sets["test"].labels))
-    return {"temperature": temperature} | {key: found[key] for key in _CALIBRATED}
-
-
-_CALIBRATED = ("nll", "brier", "expected_calibration_error", "maximum_calibration_error")
 
 
 def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _prepared(program: Program, state: TrainState, batch: Batch) -> Batch:
     images = batch["image"]
     if program.shift or program.flip:
         images = pipeline.augment(augment_keys_B, images, shift=program.shift, flip=program.flip)
-    images = _standardised(program, images)
+    images = standardised(program, images)
     batch = batch | {"image": images, "dropout_keys": dropout_keys_B}
     if program.mixing is not None:
         key = jax.random.fold_in(step_key, _MIXING)
@@ -224,11 +224,17 @@ def train_chunk(
 
     def body(state: TrainState, xs: tuple[Array, Array, Array]) -> tuple[TrainState, StepMetrics]:
         index_B, mask_B, position_B = xs
-        batch = {"image": data["image"][index_B], "label": data["label"][index_B]}
+        batch = _taken(data, index_B, ("label",))
         batch |= {"index": index_B, "mask": mask_B, "position": position_B}
         return train_step(program, state, batch)
 
     return jax.lax.scan(body, state, (share(indices_LxB), share(mask_LxB), share(position_LxB)))
+
+
+def _taken(data: Data, index_B: Array, names: tuple[str, ...]) -> Batch:
+    """Returns examples. Where runs share a pool of images, `place` says which are this run's."""
+    place_B = data["place"][index_B] if "place" in data else index_B
+    return {name: data[name][index_B] for name in names} | {"image": data["image"][place_B]}
 
 
 def evaluate_batch(program: Program, state: TrainState, batch: Batch) -> ClassificationSums:
@@ -245,7 +251,13 @@ def evaluate_batch(program: Program, state: TrainState, batch: Batch) -> Classif
 def predict_batch(program: Program, state: TrainState, batch: Batch) -> Array:
     """Returns the logits by which a batch is evaluated."""
     model = nnx.merge(program.graphdef, *evaluated(program, state))
-    return program.classify(model, _standardised(program, batch["image"]))
+    return program.classify(model, standardised(program, batch["image"]))
+
+
+def features(program: Program, state: TrainState, images: Array) -> Array:
+    """Returns what the last layer of the evaluated network is given, (B, D)."""
+    model: Any = nnx.merge(program.graphdef, *evaluated(program, state))
+    return model.features(standardised(program, images)).astype(jnp.float32)
 
 
 def evaluated(program: Program, state: TrainState) -> tuple[Any, Any]:
@@ -264,7 +276,8 @@ def evaluate(program: Program, share: Share, state: TrainState, data: Data) -> C
 
     def body(sums: ClassificationSums, xs: tuple[Array, Array]) -> tuple[ClassificationSums, None]:
         index_B, mask_B = xs
-        batch = {name: data[name][index_B] for name in ("image", "label", "clean_label")}
+        batch = _taken(data, index_B, ("label", "clean_label"))
+        mask_B &= data["mask"][index_B] if "mask" in data else True
         return sums + evaluate_batch(program, state, batch | {"mask": mask_B}), None
 
     empty = ClassificationSums.empty(program.num_classes)
@@ -280,7 +293,8 @@ def _example_keys(
     return pairs_Bx2[:, 0], pairs_Bx2[:, 1]
 
 
-def _standardised(program: Program, images: Array) -> Array:
+def standardised(program: Program, images: Array) -> Array:
+    """Returns 8-bit images scaled by the training images' mean and deviation."""
     return pipeline.normalise(images, program.mean, program.deviation)
 
 
