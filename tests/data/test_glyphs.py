@@ -41,7 +41,7 @@ def test_drawings_are_white_on_black_centred_and_smooth(letters):
     assert 0.03 < (every > 127).mean() < 0.3
     assert len(np.unique(every)) > 100
     for axis in (1, 2):
-        ink = every.any(3 - axis)
+        ink = np.any(every, axis=3 - axis)
         before, after = ink.argmax(1), ink[:, ::-1].argmax(1)
         assert set(after - before) <= {0, 1}
 
@@ -129,7 +129,7 @@ def test_omniglot_is_read_from_its_archives_and_split_as_by_vinyals(omniglot, tm
     assert train.images.shape == (6, 28, 28, 1)
     # Drawers in their order; the stroke lies at 3/105 to 6/105 of the width, white on black.
     strokes = train.images[:2, 14, :, 0] / 255.0
-    np.testing.assert_allclose(strokes.sum(1), 28 * 3 / 105, atol=0.03)
+    np.testing.assert_allclose(strokes.sum(1), 28 * 3 / 105, atol=0.05)
     np.testing.assert_allclose(strokes @ np.arange(28) / strokes.sum(1), [0.7, 1.5], atol=0.15)
 
 
