@@ -163,3 +163,62 @@ def test_an_image_s_augmentation_depends_on_its_key_alone():
     sharded = augment(*jax.device_put((keys, images), sharding))
     assert sharded.sharding.is_equivalent_to(sharding, sharded.ndim)
     np.testing.assert_array_equal(whole, sharded)
+
+
+# ---------------------------------------------------------------------------- samplers
+
+UNEVEN = np.repeat(np.arange(3, dtype=np.int32), [900, 90, 10])
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("square_root", [42, 115, 84, 40, 72, 85, 33, 3, 99, 102]),
+        ("class_balanced", [112, 115, 114, 40, 72, 95, 103, 113, 99, 102]),
+    ],
+)
+def test_samplers_draw_the_same_for_ever(name, order):
+    labels = np.repeat(np.arange(3, dtype=np.int32), [90, 20, 10])
+    sampler = pipeline.class_sampler(name, labels)
+    drawn, _ = pipeline.epoch_indices(KEY, 2, 120, 10, sampler=sampler)
+    assert drawn[0].tolist() == order
+
+
+def test_shares_move_from_the_data_s_to_equal_ones_over_the_epochs():
+    sampler = pipeline.class_sampler("progressively_balanced", UNEVEN, num_classes=4, epochs=5)
+    draw = jax.jit(lambda sampler, epoch: sampler.draw(KEY, (20_000,), epoch))
+    own, equal = np.array([0.9, 0.09, 0.01, 0.0]), np.array([1, 1, 1, 0]) / 3
+    for epoch in (0, 2, 4, 7):
+        progress = min(epoch / 5, 1.0)
+        expected = (1 - progress) * own + progress * equal
+        drawn = np.asarray(draw(sampler, epoch))
+        found = np.bincount(UNEVEN[drawn], minlength=4) / 20_000
+        assert (np.abs(found - expected) <= 5 * np.sqrt(expected * (1 - expected) / 20_000)).all()
+    assert len(np.unique(drawn[UNEVEN[drawn] == 0])) > 800  # any example of a class
+    with pytest.raises(UserError, match="'progressively_balanced' needs to know how many epochs"):
+        pipeline.class_sampler("progressively_balanced", UNEVEN)
+
+
+@pytest.mark.parametrize("name", ["class_balanced", "progressively_balanced"])
+def test_runs_with_labels_of_their_own_are_mapped_over_their_samplers(name):
+    several = [np.roll(UNEVEN, 7), UNEVEN[::-1], np.zeros(1000, np.int32)]
+    samplers = [pipeline.class_sampler(name, y, num_classes=3, epochs=4) for y in several]
+    stack = jax.tree.map(lambda *leaves: np.stack(leaves), *samplers)
+    keys = jax.random.split(KEY, 3)
+
+    def order(sampler, key, epoch):
+        return pipeline.epoch_indices(key, epoch, 1000, 64, sampler=sampler)[0]
+
+    together = jax.jit(jax.vmap(order, in_axes=(0, 0, None)))(stack, keys, 3)
+    for i, sampler in enumerate(samplers):
+        np.testing.assert_array_equal(together[i], order(sampler, keys[i], 3))
+
+
+def test_a_stream_draws_by_the_epoch_what_the_device_draws():
+    source = dataset()
+    sampler = pipeline.class_sampler("progressively_balanced", source.labels, epochs=2)
+    streamed = list(pipeline.stream(source, KEY, 8, epochs=2, sampler=sampler))
+    expected = [
+        index for e in range(2) for index in indices_of(KEY, e, 23, 8, True, sampler=sampler)[0]
+    ]
+    np.testing.assert_array_equal([batch["index"] for batch in streamed], expected)

@@ -30,44 +30,92 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-SAMPLERS = {"shuffle": None, "square_root": 0.5, "class_balanced": 0.0}
-"""How a config may draw examples, by name: the power of a class's count that its share of the draws
-is proportional to, or None: every example once per epoch."""
+SAMPLERS = {
+    "shuffle": None,
+    "square_root": (0.5, 0.5),
+    "class_balanced": (0.0, 0.0),
+    "progressively_balanced": (1.0, 0.0),
+}
+"""How a config may draw examples, by name: the powers of a class's count that its share of the
+draws is proportional to, at the start and at the end; or None: every example once per epoch."""
 
 
 class ClassSampler(NamedTuple):
-    """Draws a class first, then one of its examples, both with replacement."""
+    """Draws a class first, then one of its examples, both with replacement.
 
-    by_class: Int[np.ndarray, " examples"]  # the examples, sorted by class
-    starts: Int[np.ndarray, " classes"]  # where each class begins in them
-    counts: Int[np.ndarray, " classes"]
-    log_shares: Float[np.ndarray, " classes"]  # of the draws; -inf for a class without examples
+    The fields are arrays, so that a sampler may be traced, and mapped over with others like it.
+    """
 
-    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " draws"]:
+    by_class: Int[Array, " examples"]  # the examples, sorted by class
+    starts: Int[Array, " classes"]  # where each class begins in them
+    counts: Int[Array, " classes"]
+    log_shares: Float[Array, " classes"]  # of the draws; -inf for a class without examples
+    # Of a sampler that changes: what the shares have become after so many epochs.
+    last_log_shares: Float[Array, " classes"] | None = None
+    epochs: Float[Array, ""] | None = None
+
+    def draw(
+        self, key: Key[Array, ""], shape: tuple[int, ...], epoch: int | Int[Array, ""]
+    ) -> Int[Array, " draws"]:
         class_key, example_key = jax.random.split(key)
-        classes = jax.random.categorical(class_key, jnp.asarray(self.log_shares), shape=shape)
+        classes = jax.random.categorical(class_key, self._log_shares(epoch), shape=shape)
         within = jax.random.randint(example_key, shape, 0, jnp.asarray(self.counts)[classes])
         return jnp.asarray(self.by_class)[jnp.asarray(self.starts)[classes] + within]
 
+    def _log_shares(self, epoch: int | Int[Array, ""]) -> Float[Array, " classes"]:
+        if self.last_log_shares is None or self.epochs is None:
+            return jnp.asarray(self.log_shares)
+        progress = jnp.minimum(jnp.asarray(epoch, jnp.float32) / self.epochs, 1.0)
+        first, last = (jax.nn.softmax(x) for x in (self.log_shares, self.last_log_shares))
+        return jnp.log((1.0 - progress) * first + progress * last)
 
-def class_sampler(name: str, labels: Int[np.ndarray, " examples"]) -> ClassSampler | None:
+
+def class_sampler(
+    name: str,
+    labels: Int[np.ndarray, " examples"],
+    *,
+    num_classes: int | None = None,
+    epochs: int | None = None,
+) -> ClassSampler | None:
     """Returns the sampler of a name in `SAMPLERS`; None for the one that shuffles.
 
     A class of n examples is drawn with probability proportional to n**q: q = 0 shows every class
-    as often, q = 1/2 is the square root between that and the data's own shares.
+    as often, q = 1/2 is the square root between that and the data's own shares. Progressively
+    balanced, the shares move in a straight line from q = 1 to q = 0: in epoch t of T they are
+    (1 - t / T) n / sum(n) + (t / T) / K.
+
+    Args:
+      name: one of `SAMPLERS`.
+      labels: of the examples to draw from.
+      num_classes: K; by default the classes that there are labels of.
+      epochs: T, which only the progressively balanced sampler asks for.
+
+    Raises:
+      UserError: that sampler, without `epochs`.
 
     Reference: Kang et al. 2020, "Decoupling representation and classifier for long-tailed
-    recognition", equation 1.
+    recognition", equations 1 and 2.
     """
-    power = SAMPLERS[name]
-    if power is None:
+    powers = SAMPLERS[name]
+    if powers is None:
         return None
-    counts = np.bincount(labels).astype(np.int32)
-    with np.errstate(divide="ignore"):
-        log_shares = np.where(counts > 0, power * np.log(np.maximum(counts, 1)), -np.inf)
+    first, last = powers
+    counts = np.bincount(labels, minlength=num_classes or 0).astype(np.int32)
     by_class = np.argsort(labels, kind="stable").astype(np.int32)
     starts = (np.cumsum(counts) - counts).astype(np.int32)
-    return ClassSampler(by_class, starts, counts, log_shares.astype(np.float32))
+    constant = ClassSampler(by_class, starts, counts, _log_shares(counts, first))
+    if first == last:
+        return constant
+    if epochs is None:
+        raise UserError(f"the sampler {name!r} needs to know how many epochs there will be")
+    return constant._replace(
+        last_log_shares=_log_shares(counts, last), epochs=np.asarray(epochs, np.float32)
+    )
+
+
+def _log_shares(counts: Int[np.ndarray, " classes"], power: float) -> Float[np.ndarray, " classes"]:
+    log_shares = np.where(counts > 0, power * np.log(np.maximum(counts, 1)), -np.inf)
+    return log_shares.astype(np.float32)
 
 
 def epoch_indices(
@@ -86,7 +134,7 @@ def epoch_indices(
     """
     order = jnp.arange(examples, dtype=jnp.int32)
     if sampler is not None:
-        order = sampler.draw(jax.random.fold_in(key, epoch), (examples,))
+        order = sampler.draw(jax.random.fold_in(key, epoch), (examples,), epoch)
     elif shuffle:
         order = jax.random.permutation(jax.random.fold_in(key, epoch), order)
     shape = (steps_per_epoch(examples, batch_size), batch_size)
