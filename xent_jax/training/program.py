@@ -45,7 +45,7 @@ class Shapes(NamedTuple):
 class Facts(NamedTuple):
     """What the runs of one program may differ in."""
 
-    key: Any  # of the seed
+    key: Any  # the data of the seed's key: (2,) uint32, as arrays of keys cannot be saved
     mean: Any  # (C,), of the training images
     deviation: Any  # (C,)
     class_counts: Any  # (K,), of the given labels
@@ -66,7 +66,7 @@ def facts_of(config: Config, train: data.Dataset) -> Facts:
     """Returns the facts of a single run, on the host."""
     matrix, rate = _noise(config, train)
     return Facts(
-        jax.random.key(config.seed),
+        np.asarray(jax.random.key_data(jax.random.key(config.seed))),
         *_scaling(config, train),
         class_counts=np.bincount(train.labels, minlength=train.num_classes).astype(np.float32),
         sampler=_sampler(config, train),
@@ -88,7 +88,7 @@ def make_program(
     """
     config = with_numbers(config, facts.numbers) if facts.numbers else config
     axis_name = "data" if config.parallel == "pmap" else None
-    model_key, order_key, step_key = jax.random.split(facts.key, 3)
+    model_key, order_key, step_key = jax.random.split(jax.random.wrap_key_data(facts.key), 3)
     create = partial(create_model, config, shapes, axis_name)
     teacher, teacher_params = None, None
     if config.teacher:
