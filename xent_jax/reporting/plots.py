@@ -58,7 +58,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-_PERCENT = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
+PERCENT = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%")
 
 
 class _Panel(NamedTuple):
@@ -132,7 +132,7 @@ def confusion_matrix(
             _write_counts(ax, counts, shares, cell)
         _name_classes(ax, names, cell)
         bar = figure.colorbar(image, ax=ax, shrink=0.6, aspect=25, ticks=(0, 0.01, 0.1, 0.5, 1))
-        bar.ax.yaxis.set_major_formatter(_PERCENT)
+        bar.ax.yaxis.set_major_formatter(PERCENT)
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
         right, total = int(np.trace(counts)), int(counts.sum())
@@ -162,21 +162,28 @@ def reliability_diagram(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 5.2))
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        width = 1 / len(count)
-        centres, bar = (np.arange(len(count)) + 0.5) * width, 0.9 * width
-        top.bar(centres, accuracy, bar, color=COLOURS[0], label="accuracy")
-        over, under = np.maximum(confidence - accuracy, 0), np.minimum(confidence - accuracy, 0)
-        top.bar(centres, over, bar, accuracy, color=OVER_CONFIDENT, label="over-confident")
-        top.bar(centres, under, bar, accuracy, color=UNDER_CONFIDENT, label="under-confident")
-        top.axline((0, 0), (1, 1), linestyle="--", color=INK, linewidth=1.2)
-        bottom.bar(centres, count / max(count.sum(), 1), bar, color="#909090")
-        top.set(ylim=(0, 1))
+        centres, width = draw_reliability(top, accuracy, confidence)
+        bottom.bar(centres, count / max(count.sum(), 1), width, color="#909090")
         bottom.set(xlim=(0, 1), ylabel="examples", xlabel="confidence")
         for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
-            axis.set_major_formatter(_PERCENT)
+            axis.set_major_formatter(PERCENT)
         _write_title(top, title, f"expected calibration error {error:.1%}")
         figure.legend(loc="outside lower center", ncols=3, handlelength=1, columnspacing=1.2)
         figure.savefig(path)
+
+
+def draw_reliability(ax: Axes, accuracy: Array, confidence: Array) -> tuple[np.ndarray, float]:
+    """Draws the bars of a reliability diagram; returns their centres and their width."""
+    width = 1 / len(accuracy)
+    centres, bar = (np.arange(len(accuracy)) + 0.5) * width, 0.9 * width
+    ax.bar(centres, accuracy, bar, color=COLOURS[0], label="accuracy")
+    over, under = np.maximum(confidence - accuracy, 0), np.minimum(confidence - accuracy, 0)
+    ax.bar(centres, over, bar, accuracy, color=OVER_CONFIDENT, label="over-confident")
+    ax.bar(centres, under, bar, accuracy, color=UNDER_CONFIDENT, label="under-confident")
+    line = {"color": INK, "linewidth": 0.55 * matplotlib.rcParams["lines.linewidth"]}
+    ax.axline((0, 0), (1, 1), linestyle="--", **line)
+    ax.set(ylim=(0, 1))
+    return centres, bar
 
 
 def _points(records: Sequence[Record], panel: _Panel) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +215,7 @@ def _set_limits(ax: Axes, panel: _Panel) -> None:
     if np.ptp(epochs) < 1:  # of a single evaluation, so that its value stands beside it
         ax.set_xlim(epochs.max() - 1, epochs.max() + 0.04)
     if panel.percent:
-        ax.yaxis.set_major_formatter(_PERCENT)
+        ax.yaxis.set_major_formatter(PERCENT)
         low, high = ax.get_ylim()
         ax.set_ylim(0 if panel.from_zero else max(0, low), min(1, high))
 
