@@ -1,0 +1,50 @@
+"""What metrics and conditions are called where people read of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_METRICS = {
+    "test.nll": "test negative log-likelihood",
+    "test.brier": "test Brier score",
+    "test.macro_f1": "test macro F1",
+    "test.top_5_accuracy": "test top-5 accuracy",
+    "wrong_labels.memorised": "wrong labels memorised",
+    "wrong_labels.recovered": "wrong labels recovered",
+}
+_KEYS = {"corruption.rate": "noise rate", "corruption.name": "noise"}
+_SHARES = ("accuracy", "recall", "f1", "calibration_error", "memorised", "recovered")
+
+
+def metric_name(path: str) -> str:
+    """Returns what people call a dotted path into a record: 'test accuracy' of 'test.accuracy'."""
+    match path.split("."):
+        case ["shots", count, name]:
+            return f"{count}-shot {name}"
+    return _METRICS.get(path, path.replace(".", " ").replace("_", " "))
+
+
+def is_share(path: str) -> bool:
+    """Returns whether a metric is a share between 0 and 1, which is shown in percent."""
+    return path.endswith(_SHARES)
+
+
+def lower_is_better(path: str) -> bool:
+    """Returns whether the least value of a metric is the best."""
+    return path.endswith(("nll", "brier", "calibration_error", "loss", "memorised"))
+
+
+def key_name(key: str) -> str:
+    """Returns what people call a dotted key of a config: 'noise rate' of 'corruption.rate'."""
+    return _KEYS.get(
+        key, key.removesuffix(".name").removeprefix("few_shot.").replace(".", " ").replace("_", " ")
+    )
+
+
+def condition_name(condition: Mapping[str, Any]) -> str:
+    """Returns what people call a condition: 'noise rate 0.4, dataset mnist'; '' if it is empty."""
+    return ", ".join(f"{key_name(key)} {shown(value)}" for key, value in condition.items())
+
+
+def shown(value: Any) -> str:
+    """Returns a value of a config as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
