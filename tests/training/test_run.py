@@ -76,7 +76,7 @@ def test_losses_are_told_how_often_each_given_label_occurs() -> None:
     [
         ({"dataset.name": "digit"}, r"did you mean 'digits'\?"),
         ({"corruption.name": "symetric"}, r"did you mean 'symmetric'\?\); one of: none, symm"),
-        ({"corruption.name": "symmetric"}, "needs a rate, from 0 to 1"),
+        ({"corruption.name": "symmetric"}, "needs rate, a number from 0 to 1"),
         ({"corruption.rate": 0.4}, "'none' has no argument 'rate'; it takes no arguments"),
         ({"corruption.name": "symmetric", "corruption.rat": 0.4}, r"did you mean 'rate'\?"),
     ],

@@ -206,14 +206,17 @@ def _noise(config: Config, train: data.Dataset) -> tuple[Any, Any]:
     if spec.name not in data.CORRUPTIONS:
         return None, None
     arguments = {key: value for key, value in spec.items() if key not in ("name", "seed")}
+    arguments["dataset_name"] = train.name
     matrix = data.transition_matrix(spec.name, train.num_classes, **arguments)
-    return matrix.astype(np.float32), spec.get("rate")
+    return None if matrix is None else matrix.astype(np.float32), spec.get("rate")
 
 
 def _sampler(config: Config, train: data.Dataset) -> pipeline.ClassSampler | None:
     name = known_name("sampler", config.sampler.name, data.SAMPLERS)
     call_arguments("sampler", config.sampler, ())
-    return pipeline.class_sampler(name, train.labels)
+    return pipeline.class_sampler(
+        name, train.labels, num_classes=train.num_classes, epochs=config.epochs
+    )
 
 
 def _scaling(config: Config, train: data.Dataset) -> tuple[np.ndarray, np.ndarray]:

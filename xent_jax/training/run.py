@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +103,8 @@ def make_sets(config: Config, train: data.Dataset, test: data.Dataset) -> dict[s
     """
     if limit := config.dataset.train_examples:
         train = data.select(train, slice(limit))
-    train = _corrupted(config, train)
+    train = _changed(config, "imbalance", data.IMBALANCES, data.subsample, train)
+    train = _changed(config, "corruption", data.CORRUPTIONS, data.corrupt, train)
     sets = {"train": train, "test": test}
     if held_out := config.dataset.validation_examples:
         sets["train"], sets["validation"] = data.split(train, held_out, config.seed)
@@ -192,16 +194,23 @@ def _devices(config: Config) -> list[Any]:
     return there[:count]
 
 
-def _corrupted(config: Config, train: data.Dataset) -> data.Dataset:
-    spec = config.corruption
-    name = known_name("corruption", spec.name, ("none", *data.CORRUPTIONS))
-    if name == "none":
-        call_arguments("corruption", spec, ())
+def _changed(
+    config: Config,
+    section: str,
+    known: Collection[str],
+    change: Callable[..., data.Dataset],
+    train: data.Dataset,
+) -> data.Dataset:
+    """Returns the training set as the function that a section names makes it, by the run's seed."""
+    spec = config[section]
+    if known_name(section, spec.name, ("none", *known)) == "none":
+        call_arguments(section, spec, ())
         return train
-    arguments = call_arguments("corruption", spec, ("rate", "seed"))
-    if "rate" not in arguments:
-        raise UserError(f"config.corruption: {name!r} needs a rate, from 0 to 1")
-    return data.corrupt(train, name, **{"seed": config.seed} | arguments)
+    arguments = {key: value for key, value in spec.items() if key != "name"}
+    try:
+        return change(train, spec.name, **{"seed": config.seed} | arguments)
+    except UserError as error:
+        raise UserError(f"config.{section}: {error}") from None
 
 
 def check_together(config: Config, train: data.Dataset) -> None:
