@@ -63,11 +63,13 @@ def numpy_lenet(x, state):
 
 
 def numpy_cnn(x, state):
-    for i in range(2):
-        for layer in state["stages"][i].values():
+    for stage in state["stages"].values():
+        for layer in stage.values():
             x = relu(conv_norm(x, layer))
         x = pool(x, np.max)
-    x = relu(norm(dense(x.reshape(len(x), -1), state["dense"]), state["norm"]))
+    x = x.reshape(len(x), -1)
+    if "dense" in state:
+        x = relu(norm(dense(x, state["dense"]), state["norm"]))
     return dense(x, state["logits"])
 
 
@@ -128,6 +130,7 @@ CASES = {
     "mlp": (create("mlp", (3, 2, 2), hidden=(8, 6)), (3, 2, 2), numpy_mlp),
     "lenet": (create("lenet", (13, 17, 2)), (13, 17, 2), numpy_lenet),
     "cnn": (small_cnn(), (9, 7, 2), numpy_cnn),
+    "conv4": (create("conv4", (17, 16, 2), channels=3), (17, 16, 2), numpy_cnn),
     "resnet option A": (small_resnet(False), (7, 6, 2), numpy_resnet),
     "resnet option B": (small_resnet(True), (7, 6, 2), numpy_resnet),
 }

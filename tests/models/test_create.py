@@ -12,13 +12,14 @@ from xent_jax.errors import UserError
 
 MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
 
-# Published, or counted in the papers' code; cnn4 and cnn8 are without the biases that code has
-# before batch normalisation.
+# Published, or counted in the papers' code; cnn4, cnn8 and conv4 are without the biases that code
+# has before batch normalisation.
 PARAMETERS = {
     "mlp": (MNIST, 784 * 256 + 256 + 256 * 10 + 10),
     "lenet": (MNIST, 61_706),
     "cnn4": (MNIST, 422_090 - (32 + 64 + 128)),
     "cnn8": (CIFAR, 1_639_794 - (2 * (64 + 128 + 196) + 256)),
+    "conv4": (MNIST, 111_936 - 4 * 64 + 64 * 10 + 10),
     "resnet20": (CIFAR, 269_722),
     "resnet32": (CIFAR, 464_154),
     "resnet18": (CIFAR, 11_173_962),
@@ -59,7 +60,7 @@ def test_parameter_count(name):
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_shapes_and_dtypes(name):
-    odd = (13, 17, 2) if name == "lenet" else (8, 9, 1)
+    odd = {"lenet": (13, 17, 2), "conv4": (16, 19, 2)}.get(name, (8, 9, 1))
     cases = [(PARAMETERS[name][0], True, {}), (odd, False, {"dtype": "bfloat16"})]
     for image_shape, train, options in cases:
         graphdef, *state = abstract(name, image_shape, **options)
@@ -75,7 +76,7 @@ def test_shapes_and_dtypes(name):
     ("name", "options", "message"),
     [
         ("resnet", {}, "unknown model 'resnet' (did you mean 'resnet"),
-        ("vit", {}, "one of: mlp, lenet, cnn4, cnn8, resnet20, resnet32, resnet18"),
+        ("vit", {}, "one of: mlp, lenet, cnn4, cnn8, conv4, resnet20, resnet32, resnet18"),
         ("mlp", {"hiden": (3,)}, "no hyper-parameter 'hiden' (did you mean 'hidden'?); it takes: "),
         ("cnn4", {"dropout": 0.5}, "model 'cnn4' has no hyper-parameter 'dropout'"),
         ("mlp", {"hidden": (3, 0)}, "hidden=(3, 0) must hold widths of at least 1"),
@@ -85,6 +86,8 @@ def test_shapes_and_dtypes(name):
         ("lenet", {"image_shape": (8, 8, 1)}, "at least 12x12, not 8x8; mlp takes any size"),
         ("cnn4", {"image_shape": (28, 3, 1)}, "at least 4x4, not 28x3"),
         ("cnn8", {"image_shape": (7, 8, 1)}, "at least 8x8, not 7x8"),
+        ("conv4", {"image_shape": (15, 16, 1)}, "at least 16x16, not 15x16"),
+        ("conv4", {"channels": 0}, "channels=0 must be at least 1"),
     ],
 )
 def test_bad_input_is_told_in_one_line(name, options, message):
@@ -95,7 +98,8 @@ def test_bad_input_is_told_in_one_line(name, options, message):
 
 
 def test_the_smallest_images_work():
-    for name, size in [("lenet", 12), ("cnn4", 4), ("cnn8", 8), ("resnet18", 1), ("mlp", 1)]:
+    sizes = {"lenet": 12, "cnn4": 4, "cnn8": 8, "conv4": 16, "resnet18": 1, "mlp": 1}
+    for name, size in sizes.items():
         graphdef, *state = abstract(name, (size, size, 1))
         images = jax.ShapeDtypeStruct((2, size, size, 1), jnp.float32)
         assert jax.eval_shape(partial(logits_of, graphdef), *state, images).shape == (2, 10)

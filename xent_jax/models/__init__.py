@@ -22,7 +22,7 @@ from typing import Any
 from flax import nnx
 
 from xent_jax.errors import UserError, nearest
-from xent_jax.models.cnn import cnn4, cnn8
+from xent_jax.models.cnn import cnn4, cnn8, conv4
 from xent_jax.models.layers import CosineLinear
 from xent_jax.models.lenet import lenet
 from xent_jax.models.mlp import mlp
@@ -33,6 +33,7 @@ _MODELS = {
     "lenet": lenet,
     "cnn4": cnn4,
     "cnn8": cnn8,
+    "conv4": conv4,
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet18": resnet18,
