@@ -46,8 +46,11 @@ def write_study(
             "conditions": dict(zip(conditions, values[:split], strict=True)),
             "tuned": dict(zip(tuned, values[split:], strict=True)),
             "seed": seed,
-            "config": {"seed": seed, "epochs": epochs, "loss": {"name": method.lower()}},
         }
+        run["config"] = {"seed": seed, "epochs": epochs, "corruption": {"name": "symmetric"}}
+        for key, value in (run["conditions"] | run["tuned"]).items():
+            section, _, name = key.rpartition(".")
+            run["config"].setdefault(section, {})[name] = value
         run["command"] = f"python -m experiments.sweep --config=c.py --only=id={run['id']}"
         runs.append(run)
     config = {
