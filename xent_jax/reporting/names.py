@@ -35,9 +35,10 @@ def lower_is_better(path: str) -> bool:
 
 def key_name(key: str) -> str:
     """Returns what people call a dotted key of a config: 'noise rate' of 'corruption.rate'."""
-    return _KEYS.get(
-        key, key.removesuffix(".name").removeprefix("few_shot.").replace(".", " ").replace("_", " ")
-    )
+    short = key.removesuffix(".name")
+    for section in ("few_shot.", "loss.", "optimizer."):  # whose arguments speak for themselves
+        short = short.removeprefix(section)
+    return _KEYS.get(key, short.replace(".", " ").replace("_", " "))
 
 
 def condition_name(condition: Mapping[str, Any]) -> str:
