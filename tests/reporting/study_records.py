@@ -109,7 +109,7 @@ def _noisy(run: dict, quality: float, epochs: int, validated: bool) -> list[dict
     lines = []
     for epoch in range(1, epochs + 1):
         # With wrong labels the best epoch is the one before the last.
-        accuracy = quality * (1 - 0.5**epoch) - (0.02 if rate and epoch == epochs else 0)
+        accuracy = quality * (1 - 0.5**epoch) - (0.08 if rate and epoch == epochs else 0)
         lines.append(_record(run, epoch, accuracy))
         if rate:
             memorised = rate * epoch / epochs

@@ -12,7 +12,7 @@ from xent_jax.reporting.results import Cell, Column, Results, measure
 from xent_jax.reporting.study import Study, StudyRun, chosen, reported_record, value
 from xent_jax.reporting.typesetting import Table, Text
 
-_LEVEL = f"{100 * statistics.LEVEL:g} %"
+_LEVEL = f"{statistics.LEVEL:.0%}"
 _MISSING = "–"
 _ELSEWHERE = "†"  # a published number that is not from the source named
 
@@ -228,7 +228,7 @@ def _what_is_shown(study: Study, metrics: Sequence[str], seeds: int) -> str:
     sentence = f"{told[:1].upper()}{told[1:]}: {spread}, at {epoch}."
     if seeds > 1:
         factor = stats.t.ppf(1 - statistics.LEVEL / 2, seeds - 1) / math.sqrt(seeds)
-        sentence += f" The 95 % interval of a mean is ± {factor:.2f} standard deviations."
+        sentence += f" The 95% interval of a mean is ± {factor:.2f} standard deviations."
     if any(map(names.lower_is_better, metrics)):
         sentence += " ↓: less is better." if len(metrics) > 1 else " Less is better."
     return sentence

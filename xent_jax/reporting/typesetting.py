@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,23 +63,31 @@ def latex(table: Table) -> str:
     columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
     title, caption = (text.translate(_LATEX) for text in (table.title, table.caption))
     header = " & ".join(text.translate(_LATEX) for text in table.header)
-    rows = [" & ".join(_boldfaced(cell) for cell in row) for row in table.rows]
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
-        r"  \centering\small",
+        r"  \centering\footnotesize",
+        r"  \setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{4pt}",
         rf"  \caption{{{title}. {caption}}}",
         rf"  \label{{tab:{table.name}}}",
         rf"  \begin{{tabular}}{{{columns}}}",
         r"    \toprule",
         rf"    {header} \\",
         r"    \midrule",
-        *(rf"    {row} \\" for row in rows),
+        *_latex_rows(table),
         r"    \bottomrule",
         r"  \end{tabular}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_rows(table: Table) -> Iterator[str]:
+    for before, row in zip((None, *table.rows), table.rows, strict=False):
+        # Rows of one name belong together, and stand a little apart from the others.
+        if before and table.labels > 1 and before[0] != row[0]:
+            yield r"    \addlinespace"
+        yield f"    {' & '.join(map(_boldfaced, row))} \\\\"
 
 
 def comma_separated(table: Table) -> str:
