@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,33 @@ _ROOT = Path(__file__).parents[1]  # the package, wherever it is installed
 def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Appends one record, which is on the disk when this returns; makes the file if missing.
 
+    As `append_all` of one.
+    """
+    append_all(path, [record])
+
+
+def append_all(path: str | os.PathLike[str], new: Iterable[Mapping[str, Any]]) -> None:
+    """Appends records, which are on the disk when this returns; makes the file if missing.
+
+    They are written in one piece, of which a crash may leave the first few.
+
     Args:
       path: a file that no other process writes to.
-      record: nested mappings and sequences of numbers, strings, booleans and None, and of NumPy
-        or JAX arrays and scalars, which become lists and numbers.
+      new: nested mappings and sequences of numbers, strings, booleans and None, and of NumPy or
+        JAX arrays and scalars, which become lists and numbers.
 
     Raises:
       TypeError: names a value that no record can hold.
       OSError: the disk is full or must not be written. The file is as it was before.
     """
-    line = (json.dumps(_plain(record, "record"), allow_nan=False) + "\n").encode()
+    texts = [json.dumps(_plain(record, "record"), allow_nan=False) for record in new]
+    lines = "".join(f"{text}\n" for text in texts).encode()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         end = _end_of_last_line(descriptor)
         os.ftruncate(descriptor, end)
         try:
-            _write_at_once(descriptor, line)
+            _write_at_once(descriptor, lines)
         except OSError as error:
             os.ftruncate(descriptor, end)
             raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,12 +1,15 @@
 """Where models meet losses: a loss by its name, its context bound by the names it asks for."""
 
+import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xent_jax import losses, presets
 from xent_jax.errors import UserError
@@ -126,6 +129,51 @@ def choose(choice: Array, objectives: Sequence[Objective]) -> Objective:
     assert all(objective.state is None for objective in objectives)
     branches = [objective.loss for objective in objectives]
     return Objective(lambda feed: jax.lax.switch(choice, branches, feed), None)
+
+
+def is_stateful(name: str) -> bool:
+    """Tells whether a loss keeps a state from step to step."""
+    return name in losses.__all__ and "state" in _parameters(name)
+
+
+def traceable(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the keys of a loss's section whose numbers may differ between the runs of a stack.
+
+    They are those that the loss can be traced with, as found by trying on a batch of nothing.
+    """
+    return _traceable(json.dumps(section, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1024)
+def _traceable(section: str) -> tuple[str, ...]:
+    given = json.loads(section)
+
+    def works(key: str) -> bool:
+        def trial(number: Array) -> Array:
+            make_objective("loss", given | {key: number}, *_imagined())
+            return number
+
+        try:
+            jax.eval_shape(trial, jax.ShapeDtypeStruct((), jnp.float32))
+        except UserError:
+            return False
+        return True
+
+    return tuple(key for key, value in given.items() if type(value) is float and works(key))
+
+
+def _imagined() -> tuple[Feed, dict[str, Any]]:
+    """Returns the shapes of a feed, and constants, of a small problem in which nothing lacks."""
+    batch, classes, width, shape = 2, 3, 4, jax.ShapeDtypeStruct
+    scores, labels = shape((batch, classes), jnp.float32), shape((batch,), jnp.int32)
+    feed = dict.fromkeys(("logits", "cosines", "teacher_logits"), scores)
+    feed |= {"features": shape((batch, width), jnp.float32), "labels": labels, "indices": labels}
+    feed["classifier_weights"] = shape((classes, width), jnp.float32)
+    feed |= {"where": shape((batch,), jnp.bool), "epoch": shape((), jnp.int32)}
+    share = np.full(classes, 1 / classes, np.float32)
+    known = {"class_counts": share * 30, "class_prior": share, "num_examples": 30}
+    known |= {"num_classes": classes, "axis_name": None, "noise_rate": np.float32(0.25)}
+    return feed, known | {"transition_matrix": np.eye(classes, dtype=np.float32) * 0.7 + 0.1}
 
 
 def with_preset(section: str, spec: Section) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from xent_jax.training.program import (
     make_program,
     shapes_of,
 )
+from xent_jax.training.stages import check_second_stage
 from xent_jax.training.step import Program, TrainState
 
 RESIDENT_BYTES = 2**31
@@ -79,16 +80,17 @@ def load_sets(
     Raises:
       UserError: an unknown data set or corruption, or data that is missing or damaged.
     """
-    return make_sets(config, *load_splits(config, data_dir=data_dir, raw_dir=raw_dir))
+    splits = load_splits(config, data_dir=data_dir, raw_dir=raw_dir)
+    return make_sets(config, splits["train"], splits["test"])
 
 
 def load_splits(
     config: Config, *, data_dir: str | None = None, raw_dir: str | None = None
-) -> tuple[data.Dataset, data.Dataset]:
+) -> dict[str, data.Dataset]:
     """Returns the training and the test split of the config's data set, as they were published."""
     name = known_name("dataset", config.dataset.name, data.NAMES)
     load = partial(data.load, name, data_dir=data_dir, raw_dir=raw_dir)
-    return load(split="train"), load(split="test")
+    return {split: load(split=split) for split in ("train", "test")}
 
 
 def make_sets(config: Config, train: data.Dataset, test: data.Dataset) -> dict[str, data.Dataset]:
@@ -127,9 +129,13 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
         make_objective("baseline", config.baseline, feed_shapes(config, shapes), constants)
     program, init = make_program(config, shapes, facts)
     make_runner = pmap_runner if config.parallel == "pmap" else mesh_runner
-    return Run(
-        config, sets, program, make_runner(program, devices), jax.device_get(jax.jit(init)())
-    )
+    run = Run(config, sets, program, make_runner(program, devices), jax.device_get(jax.jit(init)()))
+    if program.second_stage is not None and not run.resident:
+        raise UserError(
+            f"config.second_stage: {config.second_stage.name!r} needs the training set on the "
+            "devices: set config.dataset.resident='yes'"
+        )
+    return run
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
@@ -217,6 +223,7 @@ def check_together(config: Config, train: data.Dataset) -> None:
     """Tells of settings that are each right and cannot stand together."""
     if config.few_shot.name != "none":
         raise UserError("config.few_shot: episodes are trained by experiments.sweep")
+    check_second_stage(config)
     if config.dataset.shift >= min(train.images.shape[1:3]):
         size = "x".join(map(str, train.images.shape[1:3]))
         raise UserError(f"config.dataset.shift={config.dataset.shift} must be below {size} pixels")

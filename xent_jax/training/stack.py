@@ -1,10 +1,13 @@
 """A stack of runs as one compiled program: mapped over what the runs differ in, sharded over them.
 
-The runs are spread over the devices. Each device trains its share in blocks of `width` runs that
+The runs are spread over the devices. Each device trains its share in blocks of so many runs as
 `vmap` puts side by side, one block after another: wide blocks fill an accelerator, while the cores
-of a CPU are busy with a run each.
+of a CPU, each of which is a device of its own here, are busy with a run each.
 """
 
+import math
+import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,24 +17,49 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from xent_jax.errors import UserError
 from xent_jax.training.step import StepMetrics
 from xent_jax.training.trainable import Trainable
 from xent_jax.typing import Array
 
+WIDTHS = {"cpu": 1, "gpu": 1024, "tpu": 1024}
+"""Runs that a device trains side by side, by its kind. On CPU as measured (`experiments.bench
+sweep`); elsewhere as many as there may be, which nobody has measured yet."""
+
+LARGEST = {"cpu": 32, "gpu": 1024, "tpu": 1024}
+"""Runs of one stack for each device, where its memory allows them."""
+
+_SHARE_OF_MEMORY = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
+
 
 class Stack(NamedTuple):
-    """A Trainable's functions for `size` runs. States are donated to `train`."""
+    """A Trainable's functions for a stack, not compiled yet. States are donated to `train`."""
 
-    place: Callable[[Any], Any]  # what has a leading axis of runs
-    place_shared: Callable[[Any], Any]
-    init: Callable[[Any], Any]
-    train: Callable[..., Any]  # one epoch: the state, StepMetrics, and which runs stayed finite
-    evaluate: Callable[[Any, Any, Any], Any]
-    finish: Callable[[Any, Any, Any], Any]
+    init: Any  # (facts)
+    train: Any  # (state, facts, shared, epoch): one epoch; also StepMetrics, and what is finite
+    evaluate: Any  # (state, facts, shared)
+    finish: Any  # (state, facts, shared)
+    by_run: NamedSharding
+    everywhere: NamedSharding
+
+
+class Compiled(NamedTuple):
+    """A stack's functions, compiled for `size` runs of which `runs` at most are different."""
+
+    stack: Stack
+    runs: int
+    size: int
+    bytes: int  # of each device's memory
+    seconds: float  # to compile
+    shared: Any  # on the devices
+
+    def place(self, facts: Sequence[Any]) -> Any:
+        """Returns the runs' facts on the devices; the last run fills up what is over."""
+        return jax.device_put(stacked(facts, self.size), self.stack.by_run)
 
 
 def make_stack(trainable: Trainable, devices: Sequence[Any], width: int) -> Stack:
-    """Returns the functions, each of which is compiled when it is first called.
+    """Returns the functions, mapped over runs.
 
     Args:
       trainable: of one run.
@@ -39,9 +67,8 @@ def make_stack(trainable: Trainable, devices: Sequence[Any], width: int) -> Stac
       width: how many runs a device trains side by side.
     """
     mesh = Mesh(np.asarray(devices), ("runs",))
-    by_run, everywhere = (NamedSharding(mesh, spec) for spec in (P("runs"), P()))
 
-    def mapped(function: Callable[..., Any], shared: int, **options: Any) -> Callable[..., Any]:
+    def mapped(function: Callable[..., Any], shared: int, **options: Any) -> Any:
         """Maps all but the last `shared` arguments of a function over the runs."""
 
         def of_device(runs: Any, common: Any) -> Any:
@@ -62,13 +89,53 @@ def make_stack(trainable: Trainable, devices: Sequence[Any], width: int) -> Stac
         return state, metrics, _all_finite((state, metrics))
 
     return Stack(
-        place=lambda tree: jax.device_put(tree, by_run),
-        place_shared=lambda tree: jax.device_put(tree, everywhere),
         init=mapped(trainable.init, shared=0),
         train=mapped(train, shared=2, donate_argnums=0),
         evaluate=mapped(trainable.evaluate, shared=1),
         finish=mapped(trainable.finish, shared=1),
+        by_run=NamedSharding(mesh, P("runs")),
+        everywhere=NamedSharding(mesh, P()),
     )
+
+
+def compile_stack(
+    trainable: Trainable, facts: Any, shared: Any, runs: int, memory: float | None = None
+) -> Compiled:
+    """Returns the functions compiled for `runs` runs, or for as many as the memory holds.
+
+    Several stacks then train them all; the runs are shared out evenly.
+
+    Args:
+      trainable: of one run.
+      facts: of any run, on the host.
+      shared: of all runs, on the host.
+      runs: how many there are.
+      memory: bytes of each device that may be taken; None: as much as is sensible.
+
+    Raises:
+      UserError: not even one run fits.
+    """
+    devices = jax.local_devices()
+    platform = devices[0].platform
+    budget = memory or _memory(devices)
+    largest = LARGEST.get(platform, 1024) * len(devices)
+    stack = make_stack(trainable, devices, WIDTHS.get(platform, 1024))
+    placed = jax.device_put(shared, stack.everywhere)
+    while True:
+        even = math.ceil(runs / math.ceil(runs / largest))
+        compiled = _compiled(stack, facts, placed, even, len(devices))
+        if compiled.bytes <= budget:
+            return compiled
+        fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))
+        each = (compiled.bytes - fixed) * len(devices) / compiled.size
+        fit = min(math.floor((budget - fixed) / each), compiled.size // len(devices) - 1)
+        if fit < 1:
+            raise UserError(
+                f"one run of {runs} needs {_gigabytes(fixed + each)} of memory, of which "
+                f"{_gigabytes(budget)} may be taken (--memory_gb): make config.batch_size, "
+                "config.eval_batch_size or the model smaller"
+            )
+        largest = fit * len(devices)
 
 
 def stacked(runs: Sequence[Any], size: int) -> Any:
@@ -77,11 +144,58 @@ def stacked(runs: Sequence[Any], size: int) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
 
 
+def _compiled(stack: Stack, facts: Any, shared: Any, runs: int, devices: int) -> Compiled:
+    began, size = time.perf_counter(), math.ceil(runs / devices) * devices
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        x = np.asarray(x)
+        return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=stack.by_run)
+
+    abstract = jax.tree.map(shape, facts)
+    init = stack.init.lower(abstract).compile()
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stack.by_run),
+        jax.eval_shape(stack.init, abstract),
+    )
+    train = stack.train.lower(state, abstract, shared, np.int32(0)).compile()
+    evaluate = stack.evaluate.lower(state, abstract, shared).compile()
+    finish = stack.finish.lower(state, abstract, shared).compile()
+    return Compiled(
+        stack._replace(init=init, train=train, evaluate=evaluate, finish=finish),
+        runs=runs,
+        size=size,
+        bytes=max(map(_bytes, (init, train, evaluate, finish))),
+        seconds=time.perf_counter() - began,
+        shared=shared,
+    )
+
+
+def _bytes(compiled: Any) -> int:
+    """Returns what a program needs of a device's memory, as its compiler has measured."""
+    sizes = compiled.memory_analysis()
+    arrays = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return arrays + sizes.temp_size_in_bytes
+
+
+def _memory(devices: Sequence[Any]) -> float:
+    platform = devices[0].platform
+    share = _SHARE_OF_MEMORY.get(platform, 0.5)
+    statistics = devices[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return share * statistics["bytes_limit"]
+    return share * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2g} GB"
+
+
 def _map(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
-    count = jax.tree.leaves(runs)[0].shape[0]
-    if count <= width:
+    if width == 1:
+        return jax.lax.map(function, runs)
+    if jax.tree.leaves(runs)[0].shape[0] <= width:
         return jax.vmap(function)(runs)
-    return jax.lax.map(function, runs, batch_size=width if width > 1 else None)
+    return jax.lax.map(function, runs, batch_size=width)
 
 
 def _all_finite(tree: Any) -> Array:

@@ -1,0 +1,62 @@
+"""Trains a study: every method under every condition with every seed, and reports on it.
+
+python -m experiments.sweep --config=FILE.py:VARIANT [--config.KEY=VALUE ...] [flags below]
+
+`--config.seeds=10` trains more seeds, `--only=loss=generalized_cross_entropy` a part of the grid,
+`--dry_run` nothing. Started again, the same command goes on where it was stopped.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import entry
+from xent_jax.errors import UserError
+from xent_jax.reporting.report import write_report
+from xent_jax.training import sweep
+
+_CONFIG = entry.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (default: runs/CONFIG'S NAME).")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets (default: TFDS's folder).")
+_RAW_DIR = flags.DEFINE_string("raw_dir", None, "The data set's canonical files, if at hand.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Compiled programs (default: .jax_cache beside the workdir; '': none).",
+)
+_ONLY = flags.DEFINE_multi_string("only", [], "KEY=VALUE: train these runs; may be given often.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and what it takes; train nothing.")
+_MEMORY = flags.DEFINE_float("memory_gb", None, "Of each device, for stacks (default: its most).")
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    path = entry.config_file()
+    if path is None:
+        raise UserError("no config is named; try --config=configs/noisy_labels.py")
+    entry.use_cores()
+    variant = entry.config_variant()
+    name = f"{Path(path).stem}_{variant}" if variant else Path(path).stem
+    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    entry.keep_compiled(workdir, _CACHE.value)
+    memory = _MEMORY.value and _MEMORY.value * 1e9
+    place = sweep.Place(workdir, _DATA_DIR.value, _RAW_DIR.value, memory)
+    if _DRY_RUN.value:
+        print(sweep.forecast(_CONFIG.value, place, only=_ONLY.value))
+        return
+    sweep.sweep(_CONFIG.value, place, only=_ONLY.value, command=_command())
+    print(write_report([workdir], workdir / "report"))
+
+
+def _command() -> str:
+    """Returns what was typed, without the flags that say where and how much of it."""
+    skipped = ("--only", "--workdir", "--data_dir", "--raw_dir", "--compilation_cache")
+    kept = [flag for flag in sys.argv[1:] if not flag.startswith(skipped)]
+    return shlex.join(["python", "-m", "experiments.sweep", *kept])
+
+
+if __name__ == "__main__":
+    entry.run(main)
