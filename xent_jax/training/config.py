@@ -164,7 +164,7 @@ def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
 
     The config's own number in their place has been checked; a stack's runs differ in them.
     """
-    copy = ConfigDict(config).unlock()
+    copy = ConfigDict(config.to_dict())  # ConfigDict(config) would share its sections.
     with copy.ignore_type():
         for key, value in numbers.items():
             _set(copy, key, value)
