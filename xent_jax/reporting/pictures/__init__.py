@@ -9,7 +9,7 @@ import matplotlib
 from xent_jax.reporting.pictures import classes, curves
 from xent_jax.reporting.pictures.ranks import average_ranks
 from xent_jax.reporting.pictures.repeats import Repeats, repeats_of
-from xent_jax.reporting.pictures.style import COLUMN, SMALL, Drawing, Mark, marks_of
+from xent_jax.reporting.pictures.style import SMALL, Drawing, Mark, marks_of
 from xent_jax.reporting.results import Results
 from xent_jax.reporting.study import Study
 
@@ -20,7 +20,7 @@ class Picture(NamedTuple):
     png: Path
     title: str
     caption: str
-    wide: bool  # as wide as the page, not as a column
+    inches: float  # how wide it is printed
 
     @property
     def pdf(self) -> Path:
@@ -42,9 +42,8 @@ def draw_study(study: Study, results: Results, folder: Path) -> list[Picture]:
         metric = study.config["report"]["metrics"][0]
         drawings = _drawings(metric, cells, marks) if cells else ()
         pictures = [_write(drawing, folder) for drawing in drawings]
-        if metric in results.rankings and len(results.methods) > 2:
-            drawing = average_ranks(metric, results.rankings[metric])
-            pictures.insert(1, _write(drawing, folder))
+        if results.ranking and len(results.methods) > 2:
+            pictures.insert(1, _write(average_ranks(results.ranking), folder))
     return pictures
 
 
@@ -68,5 +67,4 @@ def _write(drawing: Drawing, folder: Path) -> Picture:
     drawing.figure.savefig(path, metadata={"Software": None})
     # Without the date the same records give the same file.
     drawing.figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-    wide = drawing.figure.get_figwidth() > COLUMN
-    return Picture(path, drawing.title, drawing.caption, wide)
+    return Picture(path, drawing.title, drawing.caption, drawing.figure.get_figwidth())

@@ -43,7 +43,7 @@ def class_groups(cells: Sequence[Repeats], marks: Marks) -> Iterator[Drawing]:
             _draw_bars(ax, cell, groups, marks[cell.method], methods)
         ax.set_xticks(range(len(groups)), [f"{group} examples" for group in groups])
         set_title(ax, condition_name(condition))
-    as_percent(axes, low=0)
+    as_percent(axes, low=0.0)
     axes[0].set_ylabel("test accuracy")
     add_legend(figure, {each: Patch(**marks[each].bar()) for each in methods})
     told = "Bars are means over the seeds, lines one standard deviation to both sides."

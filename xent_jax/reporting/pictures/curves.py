@@ -30,6 +30,7 @@ from xent_jax.reporting.statistics import summarise
 from xent_jax.reporting.study import value
 
 Marks = Mapping[str, Mark]
+Number = int | float
 
 _OVER_EPOCHS = ("test.accuracy", "wrong_labels.memorised")
 _BAND = "Lines are means over the seeds, bands one standard deviation to both sides."
@@ -122,7 +123,7 @@ def _without(axis: str, conditions: Sequence[Condition]) -> list[Condition]:
     return others
 
 
-def _draw_line(ax: Axes, points: Sequence[tuple[float, np.ndarray]], mark: Mark) -> None:
+def _draw_line(ax: Axes, points: Sequence[tuple[Number, np.ndarray]], mark: Mark) -> None:
     """Draws the mean of each point's numbers, and their standard deviation as a band."""
     known = sorted((x, *summarise(numbers)[:2]) for x, numbers in points if numbers.size)
     if not known:
@@ -132,14 +133,14 @@ def _draw_line(ax: Axes, points: Sequence[tuple[float, np.ndarray]], mark: Mark)
     ax.fill_between(x, mean - deviation, mean + deviation, color=mark.colour, alpha=0.14, lw=0)
 
 
-def _scale_condition(ax: Axes, values: Sequence[float]) -> None:
+def _scale_condition(ax: Axes, values: Sequence[Number]) -> None:
     """Marks the conditions that were run; ratios such as 1, 10 and 100 stand at equal distances."""
     if values[0] > 0 and values[-1] >= 20 * values[0]:
         ax.set_xscale("log")
     _mark_values(ax, values)
 
 
-def _mark_values(ax: Axes, values: Sequence[float]) -> None:
+def _mark_values(ax: Axes, values: Sequence[Number]) -> None:
     every = -(-len(values) // 7)
     ax.xaxis.set_major_locator(FixedLocator(list(values)[::every]))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -14,11 +14,11 @@ from xent_jax.reporting.results import Ranking
 _ROW, _BAR, _TOP = 0.16, 0.08, 0.55
 
 
-def average_ranks(metric: str, ranking: Ranking) -> Drawing:
+def average_ranks(ranking: Ranking) -> Drawing:
     """Draws the critical-difference diagram of a ranking."""
     figure = critical_difference_diagram(ranking.average, ranking.critical_difference)
     told = (
-        f"By {metric_name(metric)}, averaged over {ranking.conditions} conditions; 1 is "
+        f"By {metric_name(ranking.metric)}, averaged over {ranking.conditions} conditions; 1 is "
         "the best. A bar joins methods whose ranks differ by less than Nemenyi's critical "
         "difference: they are not told apart."
     )
@@ -41,7 +41,7 @@ def critical_difference_diagram(ranks: Mapping[str, float], difference: float) -
     width, height = (COLUMN if count <= 8 else FULL), _TOP + first_row + _ROW * left
     margin = 0.6 + 0.058 * max(map(len, ranks))  # for a name and its rank
 
-    def place(rank: float) -> float:
+    def place(rank: int | float) -> float:
         return margin + (rank - 1) / (count - 1) * (width - 2 * margin)
 
     figure = Figure(figsize=(width, height))
@@ -76,7 +76,9 @@ def alike(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
     return stretches
 
 
-def _draw_axis(ax: Axes, place: Callable[[float], float], count: int, difference: float) -> None:
+def _draw_axis(
+    ax: Axes, place: Callable[[int | float], float], count: int, difference: float
+) -> None:
     ax.plot((place(1), place(count)), (0, 0), color=INK, linestyle="-", linewidth=0.8)
     for rank in range(1, count + 1):
         ax.plot((place(rank), place(rank)), (0, 0.05), color=INK, linestyle="-", linewidth=0.8)

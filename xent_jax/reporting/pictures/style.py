@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from xent_jax.reporting.plots import COLOURS, PERCENT, STYLE
 
+DOTS_PER_INCH = 250
 COLUMN, FULL = 3.3, 7.0  # inches: a column of a two-column paper, and its whole width
 
 # At these widths a size in points is that of the printed page.
@@ -31,11 +32,11 @@ SMALL: dict[Any, Any] = STYLE | {
     "legend.fontsize": 7.5,
     "figure.constrained_layout.w_pad": 0.04,
     "figure.constrained_layout.h_pad": 0.04,
-    "savefig.dpi": 250,
+    "savefig.dpi": DOTS_PER_INCH,
     "pdf.fonttype": 42,  # TrueType, which conferences ask for
 }
 
-MARKERS = "os^Dv*PX<>hd"
+MARKERS = "os^DvpPX<>hd"
 _LINES = ("-", "--", ":", "-.")
 _HATCHES = ("", "/////", ".....", "xxxxx")
 
