@@ -9,6 +9,7 @@ from xent_jax.training.loop import Result, train
 from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from xent_jax.training.run import Run, claim_workdir, load_sets, prepare
+from xent_jax.training.stages import SECOND_STAGES
 from xent_jax.training.study import Member, default_study, expand, matching
 from xent_jax.training.wrappers import MIXINGS, REWEIGHTINGS
 
@@ -17,6 +18,7 @@ __all__ = [
     "OPTIMIZERS",
     "REWEIGHTINGS",
     "SCHEDULES",
+    "SECOND_STAGES",
     "Config",
     "Member",
     "Result",

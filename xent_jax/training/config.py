@@ -13,7 +13,7 @@ from xent_jax.errors import UserError, nearest
 # Sections that name a function and hold its keyword arguments. Which arguments they may hold is
 # said by that function's signature, and checked where the function is looked up.
 CALLS = ("corruption", "imbalance", "model", "loss", "baseline", "optimizer", "schedule")
-CALLS += ("sampler", "reweighting", "mixing", "few_shot")
+CALLS += ("sampler", "reweighting", "mixing", "second_stage", "few_shot")
 
 
 # What a ConfigDict holds is known at run time only, so that a type checker shall not guess.
@@ -59,6 +59,8 @@ def default_config() -> Config:
     config.sampler = ConfigDict({"name": "shuffle"})  # or another of xent_jax.data.SAMPLERS
     config.reweighting = ConfigDict({"name": "none"})  # or one of xent_jax.training.REWEIGHTINGS
     config.mixing = ConfigDict({"name": "none"})  # or one of xent_jax.training.MIXINGS
+    # What the last of the epochs do: or another of xent_jax.training.SECOND_STAGES, epochs=
+    config.second_stage = ConfigDict({"name": "none"})
     # Classes told from a few examples each, in sweeps: one of xent_jax.training.FEW_SHOT_METHODS
     config.few_shot = ConfigDict({"name": "none"})
 

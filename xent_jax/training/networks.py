@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from xent_jax import losses
@@ -13,13 +14,20 @@ def feed(
     images: Float[Array, "batch height width channels"],
     mask: Bool[Array, " batch"],
     keys: Key[Array, " batch"] | None,
+    *,
+    frozen: bool = False,
 ) -> dict[str, Array]:
     """Returns the network's share of `objective.FEEDS`; its running statistics move on.
+
+    Where the features are frozen they are those of evaluation, and the last layer alone learns.
 
     The cosines are there where its last layer computes them, as evaluation then classifies by
     them, too.
     """
-    features = model.features(images, True, mask, keys)
+    if frozen:
+        features = jax.lax.stop_gradient(model.features(images))
+    else:
+        features = model.features(images, True, mask, keys)
     logits = model.logits(features).astype(jnp.float32)
     given = {
         "logits": logits,

@@ -36,7 +36,8 @@ FEEDS = {
 CONSTANTS = {
     "class_counts": "(K,), training examples of each class",
     "class_prior": "(K,), their share",
-    "transition_matrix": "(K, K), P(given label j | clean label i): set config.corruption",
+    "transition_matrix": "(K, K), P(given label j | clean label i): set config.corruption "
+    "or config.second_stage",
     "noise_rate": "the share of labels that was chosen to be changed: set config.corruption",
     "num_examples": "of the training set",
     "num_classes": "K",

@@ -16,7 +16,7 @@ from flax import nnx
 from xent_jax import data, losses, models
 from xent_jax.data import pipeline
 from xent_jax.errors import UserError
-from xent_jax.training import networks
+from xent_jax.training import networks, stages
 from xent_jax.training.config import (
     Config,
     Section,
@@ -26,7 +26,6 @@ from xent_jax.training.config import (
     with_numbers,
 )
 from xent_jax.training.objective import choose, make_objective
-from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.step import Program, TrainState, init_state
 from xent_jax.training.teacher import load_teacher
 from xent_jax.training.wrappers import make_mixing, make_reweighting
@@ -55,6 +54,7 @@ class Facts(NamedTuple):
     choice: Any = np.zeros((), np.int32)  # which of the program's losses is this run's
     numbers: Mapping[str, Any] = {}  # in the place of the config's, by dotted keys
     loss_numbers: Sequence[Mapping[str, Any]] = ({},)  # likewise of each loss's section
+    second_sampler: pipeline.ClassSampler | None = None  # of the second stage
 
 
 def shapes_of(train: data.Dataset) -> Shapes:
@@ -65,13 +65,15 @@ def shapes_of(train: data.Dataset) -> Shapes:
 def facts_of(config: Config, train: data.Dataset) -> Facts:
     """Returns the facts of a single run, on the host."""
     matrix, rate = _noise(config, train)
+    sampler, second_sampler = _samplers(config, train)
     return Facts(
         np.asarray(jax.random.key_data(jax.random.key(config.seed))),
         *_scaling(config, train),
         class_counts=np.bincount(train.labels, minlength=train.num_classes).astype(np.float32),
-        sampler=_sampler(config, train),
+        sampler=sampler,
         transition_matrix=matrix,
         noise_rate=rate,
+        second_sampler=second_sampler,
     )
 
 
@@ -107,7 +109,8 @@ def make_program(
     if config.mixing.name != "none" and objective.state is not None:
         raise UserError(f"config.mixing: {config.loss.name!r} keeps a state of unmixed labels")
     steps_per_epoch = pipeline.steps_per_epoch(shapes.examples, config.batch_size)
-    optimizer = make_optimizer(config, steps_per_epoch)
+    first_epochs, _ = stages.stage_epochs(config)
+    optimizer = stages.stage_optimizer(config, first_epochs, steps_per_epoch)
     tau = config.evaluation
     program = Program(
         graphdef=nnx.split(nnx.eval_shape(partial(create, jax.random.key(0))), ...)[0],
@@ -138,7 +141,7 @@ def make_program(
         ),
     )
 
-    def init() -> TrainState:
+    def init(model_key: jax.Array = model_key) -> TrainState:
         def one(key: jax.Array) -> TrainState:
             ema = config.ema_decay > 0
             return init_state(partial(create, key), optimizer, ema=ema, loss_state=objective.state)
@@ -147,9 +150,14 @@ def make_program(
             state = one(model_key)
         else:
             state = jax.vmap(one)(jax.random.split(model_key))
-        return state._replace(step=jnp.zeros((), jnp.int32), teacher=teacher_params)
+        state = state._replace(step=jnp.zeros((), jnp.int32), teacher=teacher_params)
+        if not stages.estimates_transition(config):
+            return state
+        return state._replace(transition_matrix=jnp.eye(shapes.num_classes))
 
-    return program, init
+    other = partial(init, jax.random.fold_in(model_key, 1))
+    second_stage = stages.make_second_stage(config, program, other, facts.second_sampler)
+    return program._replace(second_stage=second_stage), init
 
 
 def constants_of(facts: Facts, shapes: Shapes, axis_name: str | None) -> dict[str, Any]:
@@ -184,6 +192,8 @@ def feed_shapes(config: Config, shapes: Shapes) -> dict[str, Any]:
         raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
     labels = shape((2,), jnp.int32)
     fed |= {"labels": labels, "indices": labels, "where": mask, "epoch": shape((), jnp.int32)}
+    if stages.estimates_transition(config):
+        fed["transition_matrix"] = shape((shapes.num_classes, shapes.num_classes), jnp.float32)
     return fed | ({"teacher_logits": fed["logits"]} if config.teacher else {})
 
 
@@ -201,22 +211,31 @@ def create_model(config: Config, shapes: Shapes, axis_name: str | None, key: jax
 
 
 def _noise(config: Config, train: data.Dataset) -> tuple[Any, Any]:
-    """Returns the matrix and rate by which labels were corrupted, each None where unknown."""
+    """Returns the matrix and rate by which labels were corrupted, each None where unknown.
+
+    The matrix is none of what is known where training itself shall estimate it.
+    """
     spec = config.corruption
     if spec.name not in data.CORRUPTIONS:
         return None, None
     arguments = {key: value for key, value in spec.items() if key not in ("name", "seed")}
     arguments["dataset_name"] = train.name
     matrix = data.transition_matrix(spec.name, train.num_classes, **arguments)
-    return None if matrix is None else matrix.astype(np.float32), spec.get("rate")
+    if matrix is None or stages.estimates_transition(config):
+        return None, spec.get("rate")
+    return matrix.astype(np.float32), spec.get("rate")
 
 
-def _sampler(config: Config, train: data.Dataset) -> pipeline.ClassSampler | None:
+def _samplers(
+    config: Config, train: data.Dataset
+) -> tuple[pipeline.ClassSampler | None, pipeline.ClassSampler | None]:
+    """Returns the first stage's sampler and the second's, if there is one."""
     name = known_name("sampler", config.sampler.name, data.SAMPLERS)
     call_arguments("sampler", config.sampler, ())
-    return pipeline.class_sampler(
-        name, train.labels, num_classes=train.num_classes, epochs=config.epochs
-    )
+    first, second = stages.stage_epochs(config)
+    sampler = partial(pipeline.class_sampler, labels=train.labels, num_classes=train.num_classes)
+    then = sampler(stages.second_sampler(config), epochs=second) if second else None
+    return sampler(name, epochs=first), then
 
 
 def _scaling(config: Config, train: data.Dataset) -> tuple[np.ndarray, np.ndarray]:

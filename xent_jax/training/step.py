@@ -32,7 +32,8 @@ Share = Callable[[Array], Array]
 class TrainState(NamedTuple):
     """All that changes while a run trains. Random keys are derived from `step`, never stored.
 
-    In co-teaching every field but `step` and `teacher` holds two networks' on a leading axis.
+    In co-teaching every field but `step`, `teacher` and `transition_matrix` holds two networks' on
+    a leading axis.
     """
 
     step: Array
@@ -42,6 +43,7 @@ class TrainState(NamedTuple):
     ema_params: Any  # None where no average is kept
     loss_state: Any = None  # of a stateful loss
     teacher: Any = None  # the teacher's parameters and statistics, which never change
+    transition_matrix: Any = None  # (K, K), where training itself estimates it
 
 
 class Program(NamedTuple):
@@ -68,6 +70,17 @@ class Program(NamedTuple):
     mixing: Mixing | None = None
     teacher: Callable[[Any, Array], Array] | None = None  # (its state, images) -> logits
     forget_rate: Callable[[Array], Array] | None = None  # (epoch) -> rate, in co-teaching
+    first_epoch: int = 0  # from which its own epochs are counted
+    frozen_features: bool = False  # all but the last layer stay as they are
+    second_stage: "SecondStage | None" = None
+
+
+class SecondStage(NamedTuple):
+    """What a run goes on with after some epochs."""
+
+    epoch: int  # its first
+    program: Program
+    start: Callable[[Share, TrainState, Data], TrainState]  # the state from the first stage's last
 
 
 _MIXING = 2**32 - 1  # which no place in a batch is folded in as
@@ -116,7 +129,7 @@ def _share_of_mean_loss(
 
     Of two networks the sum is differentiated, so that each has its own gradient, and the mean told.
     """
-    epoch = state.step // program.steps_per_epoch
+    epoch = state.step // program.steps_per_epoch - program.first_epoch
     losses_of = partial(_losses, program, batch, epoch)
     if program.forget_rate is None:
         loss_B, changed = losses_of(params, state.batch_stats, state.loss_state)
@@ -139,13 +152,19 @@ def _updated(program: Program, state: TrainState, gradient: Any) -> TrainState:
     if program.forget_rate is not None:
         update = jax.vmap(update)
     updates, opt_state = update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = _learnt(program, state.params, optax.apply_updates(state.params, updates))
     average = state.ema_params
     if average is not None:
-        average = optax.incremental_update(params, average, 1.0 - program.ema_decay)
+        moved = optax.incremental_update(params, average, 1.0 - program.ema_decay)
+        average = _learnt(program, average, moved)
     return state._replace(
         step=state.step + 1, params=params, opt_state=opt_state, ema_params=average
     )
+
+
+def _learnt(program: Program, before: Any, after: Any) -> Any:
+    """Returns the parameters after an update, but frozen ones, which weight decay would move."""
+    return before | {"logits": after["logits"]} if program.frozen_features else after
 
 
 def _prepared(program: Program, state: TrainState, batch: Batch) -> Batch:
@@ -163,6 +182,8 @@ def _prepared(program: Program, state: TrainState, batch: Batch) -> Batch:
         batch |= {"image": images, "other_label": mixed.other_labels, "share": mixed.share}
     if program.teacher is not None:
         batch |= {"teacher_logits": program.teacher(state.teacher, batch["image"])}
+    if state.transition_matrix is not None:
+        batch |= {"transition_matrix": state.transition_matrix}
     return batch
 
 
@@ -171,12 +192,12 @@ def _losses(
 ) -> tuple[Array, dict[str, Any]]:
     """Returns a network's loss of every example, its new statistics and the loss's new state."""
     model = nnx.merge(program.graphdef, params, batch_stats)
-    feed = networks.feed(model, batch["image"], batch["mask"], batch["dropout_keys"])
+    frozen, keys_B = program.frozen_features, batch["dropout_keys"]
+    feed = networks.feed(model, batch["image"], batch["mask"], keys_B, frozen=frozen)
     _, _, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     feed |= {"labels": batch["label"], "where": batch["mask"], "indices": batch["index"]}
     feed |= {"epoch": epoch, "state": loss_state}
-    if "teacher_logits" in batch:
-        feed["teacher_logits"] = batch["teacher_logits"]
+    feed |= {key: batch[key] for key in ("teacher_logits", "transition_matrix") if key in batch}
     loss_B, loss_state = program.objective.loss(feed)
     if "other_label" in batch:
         other_B, _ = program.objective.loss(feed | {"labels": batch["other_label"]})
@@ -210,6 +231,34 @@ def train_chunk(
     `share` takes (L, B) arrays that every device could compute, and keeps or marks the part of
     the batch that is this device's.
     """
+    second = program.second_stage
+    if second is None:
+        return _train_chunk(program, share, state, data, epoch, start, length)
+
+    def in_first(state: TrainState) -> tuple[TrainState, StepMetrics]:
+        return _train_chunk(program, share, state, data, epoch, start, length)
+
+    def in_second(state: TrainState) -> tuple[TrainState, StepMetrics]:
+        begins = (epoch == second.epoch) & (start == 0)
+        state = jax.lax.cond(
+            begins, lambda state: second.start(share, state, data), lambda state: state, state
+        )
+        since = epoch - second.epoch
+        return _train_chunk(second.program, share, state, data, since, start, length)
+
+    # By the epoch, which all runs of a stack share: mapped over, a branch not taken costs nothing.
+    return jax.lax.cond(epoch < second.epoch, in_first, in_second, state)
+
+
+def _train_chunk(
+    program: Program,
+    share: Share,
+    state: TrainState,
+    data: Data,
+    epoch: Array,
+    start: Array,
+    length: int,
+) -> tuple[TrainState, StepMetrics]:
     epoch_indices = pipeline.epoch_indices(
         program.order_key,
         epoch,
@@ -282,6 +331,22 @@ def evaluate(program: Program, share: Share, state: TrainState, data: Data) -> C
 
     empty = ClassificationSums.empty(program.num_classes)
     return jax.lax.scan(body, empty, (share(indices_LxB), share(mask_LxB)))[0]
+
+
+def predict(program: Program, share: Share, state: TrainState, data: Data) -> Array:
+    """Returns the logits of a whole data set's examples in their order, (N, K)."""
+    examples = data["label"].shape[0]
+    indices_LxB, _ = pipeline.epoch_indices(
+        program.order_key, 0, examples, program.eval_batch_size, shuffle=False
+    )
+
+    def body(_: None, index_B: Array) -> tuple[None, Array]:
+        return None, predict_batch(program, state, _taken(data, index_B, ()))
+
+    _, logits_LxBxK = jax.lax.scan(body, None, share(indices_LxB))
+    if program.axis_name is not None:
+        logits_LxBxK = jax.lax.all_gather(logits_LxBxK, program.axis_name, axis=1, tiled=True)
+    return logits_LxBxK.reshape(-1, program.num_classes)[:examples]
 
 
 def _example_keys(
