@@ -77,22 +77,31 @@ def measure(study: Study) -> Results:
       UserError: an unknown metric or published table, or nothing to choose an epoch or a
         hyper-parameter by.
     """
-    report = study.config["report"]
-    runs = chosen(study)
+    report, runs = study.config["report"], chosen(study)
     table = _published(report.get("published", ""))
     _check_metrics(report["metrics"], runs, report["epoch"])
     methods = tuple(dict.fromkeys(run.method for run in runs))
-    conditions: list[Mapping[str, Any]] = []
-    for run in runs:
-        if run.conditions not in conditions:
-            conditions.append(run.conditions)
-    columns = [Column(place, metric) for place in conditions for metric in report["metrics"]]
-    measured = [_cells(methods, column, runs, report["epoch"], table) for column in columns]
+    measured = [
+        _cells(methods, column, runs, report["epoch"], table)
+        for column in _columns(runs, report["metrics"])
+    ]
     # Nothing is memorised where no label is wrong: such a column has no values, and never will.
-    there = [i for i, cells in enumerate(measured) if any(map(_tells, cells))]
-    columns, measured = [columns[i] for i in there], [measured[i] for i in there]
-    cells = {method: tuple(column[i] for column in measured) for i, method in enumerate(methods)}
-    return Results(methods, tuple(columns), cells, _rankings(methods, measured), table)
+    measured = [cells for cells in measured if any(map(_tells, cells))]
+    return Results(
+        methods,
+        columns=tuple(cells[0].column for cells in measured),
+        cells={method: tuple(column[i] for column in measured) for i, method in enumerate(methods)},
+        rankings=_rankings(methods, measured),
+        published=table,
+    )
+
+
+def _columns(runs: Iterable[StudyRun], metrics: Iterable[str]) -> list[Column]:
+    places: list[Mapping[str, Any]] = []
+    for run in runs:
+        if run.conditions not in places:
+            places.append(run.conditions)
+    return [Column(place, metric) for place in places for metric in metrics]
 
 
 def _published(name: str) -> published.Published | None:

@@ -70,9 +70,8 @@ def _results_table(study: Study, results: Results, metrics: Sequence[str], is_ma
 def _published_table(results: Results) -> Table:
     """Returns three rows per method: ours, the published number and the difference."""
     compared = _compared(results)
-    kept = [
-        i for i, column in enumerate(results.columns) if any(column is c.column for c in compared)
-    ]
+    places = [cell.column for cell in compared]
+    kept = [i for i, column in enumerate(results.columns) if column in places]
     rows = []
     for method in dict.fromkeys(cell.method for cell in compared):
         row = [results.cells[method][i] for i in kept]
