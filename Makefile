@@ -4,19 +4,26 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKERS ?= 2
 
-.PHONY: train test test-slow test-gpu lint format bench docs clean
+.PHONY: train test test-slow test-gpu test-cluster test-browser lint format bench docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m experiments.train --config=configs/quickstart.py
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not cluster and not browser"
 
 test-slow: $(VENV)/installed
-	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not gpu"
+	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not gpu and not cluster and not browser"
 
 test-gpu: $(VENV)/installed
 	$(RUN) -m pytest -m gpu
+
+test-cluster: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[cluster]"
+	$(RUN) -m pytest -m cluster
+
+test-browser: $(VENV)/installed
+	$(RUN) -m pytest -m browser
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
