@@ -95,6 +95,14 @@ def test_one_seed_has_no_deviation_and_one_bold_cell_per_column(tmp_path):
         assert sum(row[column].bold for row in table.rows) == 1
 
 
+def test_where_all_is_bold_it_is_said_that_nothing_differs(tmp_path):
+    (few,) = make_tables(study(tmp_path / "a", conditions={}, seeds=2))
+    assert all(row[1].bold for row in few.rows)
+    assert "With 2 seeds no difference is significant." in few.caption
+    (more,) = make_tables(study(tmp_path / "b"))
+    assert "no difference" not in more.caption
+
+
 def test_diverged_and_unfinished_runs_are_named_in_their_cells(tmp_path):
     loaded = study(
         tmp_path,

@@ -200,6 +200,8 @@ def _results_caption(
 ) -> str:
     seeds = max((cell.runs for cell in cells), default=0)
     sentences = [_what_is_shown(study, metrics, seeds), _what_bold_means(seeds)]
+    if seeds > 1 and cells and all(cell.bold for cell in cells):
+        sentences.append(f"With {seeds} seeds no difference is significant.")
     if len(metrics) == 1 and metrics[0] in results.rankings:
         sentences.append(_what_ranks_mean(results, metrics[0]))
     if any(cell.diverged for cell in cells):
