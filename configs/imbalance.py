@@ -1,6 +1,6 @@
 """Classes of which some have few training examples: losses, margins, weights, samplers compared.
 
-    python -m experiments.sweep --config=configs/imbalance.py            # digits: 120 small runs
+    python -m experiments.sweep --config=configs/imbalance.py            # digits: 130 small runs
     python -m experiments.sweep --config=configs/imbalance.py:mnist      # or another of these
 
 Studies of our own, tested on classes of equal size:
@@ -118,6 +118,7 @@ def _methods(config: Config, beta: float) -> tuple[Method, ...]:
         _on_cosines(config, "LDAM", "ldam"),
         _deferred(_on_cosines(config, "LDAM-DRW", "ldam"), late, beta),
         *_of_prior(),
+        {"label": "Tau-norm", "evaluation": {"tau_normalisation": 1.0}},
         {"label": "Square-root sampling", "sampler": {"name": "square_root"}},
         {"label": "Balanced sampling", "sampler": {"name": "class_balanced"}},
         {"label": "Progressive sampling", "sampler": {"name": "progressively_balanced"}},

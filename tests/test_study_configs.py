@@ -168,7 +168,7 @@ def test_studies_of_our_own_use_the_papers_labels():
     ours = {m["label"] for study in STUDIES.values() for m in study.get_config().methods}
     assert ours - known == {
         *("MAE", "Bi-tempered", "ELR", "Mixup"),
-        *("Square-root sampling", "Balanced sampling", "Progressive sampling"),
+        *("Tau-norm", "Square-root sampling", "Balanced sampling", "Progressive sampling"),
     }
 
 
