@@ -1,6 +1,6 @@
 """Classes of which some have few training examples: losses, margins, weights, samplers compared.
 
-    python -m experiments.sweep --config=configs/imbalance.py            # digits: 130 small runs
+    python -m experiments.sweep --config=configs/imbalance.py            # digits: 140 small runs
     python -m experiments.sweep --config=configs/imbalance.py:mnist      # or another of these
 
 Studies of our own, tested on classes of equal size:
@@ -109,8 +109,12 @@ def _of_prior() -> tuple[Method, ...]:
 
 
 def _methods(config: Config, beta: float) -> tuple[Method, ...]:
-    """Returns the methods of our own studies; weights are deferred to the last fifth."""
+    """Returns the methods of our own studies; weights are deferred to the last fifth.
+
+    The retrained classifier's is a stage of its own, so that features are trained as the others'.
+    """
     late = config.epochs * 4 // 5
+    again = config.epochs // 10
     return (
         _erm(),
         _focal(),
@@ -118,6 +122,11 @@ def _methods(config: Config, beta: float) -> tuple[Method, ...]:
         _on_cosines(config, "LDAM", "ldam"),
         _deferred(_on_cosines(config, "LDAM-DRW", "ldam"), late, beta),
         *_of_prior(),
+        {
+            "label": "cRT",
+            "epochs": config.epochs + again,
+            "second_stage": {"name": "classifier_retraining", "epochs": again},
+        },
         {"label": "Tau-norm", "evaluation": {"tau_normalisation": 1.0}},
         {"label": "Square-root sampling", "sampler": {"name": "square_root"}},
         {"label": "Balanced sampling", "sampler": {"name": "class_balanced"}},
