@@ -11,6 +11,7 @@ import optax
 
 from xent_jax.errors import UserError
 from xent_jax.training.config import Config, call_arguments, is_traced, known_name
+from xent_jax.typing import Scalar
 
 OPTIMIZERS = (
     "adabelief",
@@ -84,24 +85,24 @@ def _trace(optimizer: optax.GradientTransformation) -> None:
     jax.eval_shape(update, jax.ShapeDtypeStruct((2, 2), jnp.float32))
 
 
-def constant(peak: float, steps: int) -> optax.Schedule:
+def constant(peak: Scalar, steps: int) -> optax.Schedule:
     """The learning rate itself, throughout."""
     del steps
     return optax.constant_schedule(peak)
 
 
-def cosine(peak: float, steps: int, *, final_fraction: float = 0.0) -> optax.Schedule:
+def cosine(peak: Scalar, steps: int, *, final_fraction: float = 0.0) -> optax.Schedule:
     """Half a cosine from the learning rate to `final_fraction` of it (Loshchilov 2017, eq. 5)."""
     return optax.cosine_decay_schedule(peak, steps, alpha=final_fraction)
 
 
-def linear(peak: float, steps: int, *, final_fraction: float = 0.0) -> optax.Schedule:
+def linear(peak: Scalar, steps: int, *, final_fraction: float = 0.0) -> optax.Schedule:
     """A straight line from the learning rate to `final_fraction` of it."""
     return optax.linear_schedule(peak, final_fraction * peak, steps)
 
 
 def step(
-    peak: float, steps: int, *, at: float | tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
+    peak: Scalar, steps: int, *, at: float | tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
 ) -> optax.Schedule:
     """The learning rate times `factor` from each of the fractions `at` of the run on."""
     factors: dict[int, float] = {}
@@ -112,7 +113,7 @@ def step(
 
 
 def exponential(
-    peak: float, steps: int, *, factor: float = 0.1, every_steps: int = 10_000
+    peak: Scalar, steps: int, *, factor: float = 0.1, every_steps: int = 10_000
 ) -> optax.Schedule:
     """The learning rate times `factor` per `every_steps` steps, smoothly."""
     del steps

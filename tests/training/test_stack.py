@@ -1,0 +1,185 @@
+"""A run inside a stack is the same run as alone."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from tests.training import tiny_run
+from xent_jax.data import pipeline
+from xent_jax.errors import UserError
+from xent_jax.training import default_study, expand, prepare
+from xent_jax.training.feed import make_feed
+from xent_jax.training.grouping import assemble, groups_of
+from xent_jax.training.run import make_sets
+from xent_jax.training.stack import compile_stack, make_stack, stacked
+from xent_jax.training.study import Member
+
+TRAIN, TEST = tiny_run.dataset(40), tiny_run.dataset(10)
+SPLITS = {"train": TRAIN, "test": TEST}
+METHODS = (
+    {"label": "CE"},
+    {"label": "GCE", "loss": {"name": "generalized_cross_entropy", "q": 0.3}},
+    {"label": "GCE .9", "loss": {"name": "generalized_cross_entropy", "q": 0.9}},
+    {"label": "MAE", "loss": {"name": "mean_absolute_error"}},
+)
+
+
+def study(**changes: Any) -> ConfigDict:
+    config = default_study()
+    config.update(tiny_run.config(**{"dataset.validation_examples": 6}))
+    config.seeds, config.epochs, config.methods = 2, 5, METHODS
+    config.corruption = ConfigDict({"name": "symmetric"})
+    config.grid = ConfigDict({"corruption": {"rate": (0.0, 0.5)}})
+    config.tune = ConfigDict({"optimizer": {"learning_rate": (0.05, 0.1)}})
+    for key, value in changes.items():
+        config[key] = value
+    return config
+
+
+def alone(member: Member) -> tuple[Any, Any]:
+    """Returns a run's first and last state, trained by itself."""
+    run = prepare(member.config, make_sets(member.config, TRAIN, TEST))
+    feed, state = make_feed(run, 0), run.runner.place_state(run.initial_state)
+    for epoch in range(member.config.epochs):
+        state, _ = feed.train(state, epoch, 0, run.steps_per_epoch)
+    return run.initial_state, jax.device_get(state)
+
+
+def trained(stack: Any, facts: Any, shared: Any, epochs: int) -> tuple[Any, Any, np.ndarray]:
+    """Returns the runs' first and last states, and which of them stayed finite."""
+    placed = jax.device_put(facts, stack.by_run)
+    state = stack.init(placed)
+    first, finite = jax.device_get(state), None
+    for epoch in range(epochs):
+        state, _, finite = stack.train(state, placed, shared, np.int32(epoch))
+    return first, jax.device_get(state), np.asarray(finite)
+
+
+def row(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+@pytest.mark.parametrize(("devices", "width"), [(2, 1), (2, 3)])
+def test_a_run_in_a_stack_is_the_run_alone(devices: int, width: int):
+    members = expand(study())
+    (group,) = groups_of(members)
+    assert len(group) == 4 * 2 * 2 * 2
+    assembled = assemble(group, group, SPLITS)
+    stack = make_stack(assembled.trainable, jax.devices()[:devices], width)
+    first, last, finite = trained(stack, stacked(assembled.facts, 32), assembled.shared, 5)
+    assert finite.all()
+    for index in (0, 9, 22, 31):
+        begun, ended = alone(group[index])
+        jax.tree.map(np.testing.assert_array_equal, row(first, index), begun)
+        assert int(row(last, index).step) == 5 * assembled.trainable.steps_per_epoch == 25
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5),
+            row(last, index),
+            ended,
+        )
+
+
+def test_labels_places_and_order_are_those_of_the_run_alone():
+    members = expand(study())
+    assembled = assemble(members, members, SPLITS)
+    for member, facts in list(zip(members, assembled.facts, strict=True))[::5]:
+        sets = make_sets(member.config, TRAIN, TEST)
+        run = prepare(member.config, sets)
+        own = facts.sets["train"]
+        np.testing.assert_array_equal(own["label"], sets["train"].labels)
+        np.testing.assert_array_equal(TRAIN.images[own["place"]], sets["train"].images)
+        held_out = TRAIN.images[facts.sets["validation"]["place"]]
+        np.testing.assert_array_equal(held_out, sets["validation"].images)
+        wrong = facts.sets["wrong"]
+        assert wrong["mask"].sum() == (len(sets["wrong"].labels) if "wrong" in sets else 0)
+        order_key = jax.random.split(jax.random.wrap_key_data(facts.program.key), 3)[1]
+        ours, theirs = (
+            pipeline.epoch_indices(key, 3, len(own["label"]), 8)[0]
+            for key in (order_key, run.program.order_key)
+        )
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_a_stack_reports_is_what_each_run_would_report():
+    members = [m for m in expand(study(seeds=1, epochs=1)) if m.config.corruption.rate][:3]
+    group = assemble(members, members, SPLITS)
+    stack = make_stack(group.trainable, jax.devices()[:1], 3)
+    facts = jax.device_put(stacked(group.facts, 3), stack.by_run)
+    state = stack.init(facts)
+    sums = jax.device_get(stack.evaluate(state, facts, group.shared))
+    for index, member in enumerate(members):
+        sets = make_sets(member.config, TRAIN, TEST)
+        run = prepare(member.config, sets)
+        feed, single = make_feed(run, 0), run.runner.place_state(run.initial_state)
+        found = group.trainable.describe(row(sums, index), None)
+        for name, key in (("test", "nll"), ("validation", "accuracy")):
+            theirs = jax.device_get(feed.evaluate(single, name))
+            expected = {"nll": theirs.nll.value() / len(sets[name].labels)}
+            expected["accuracy"] = theirs.hits.sum() / len(sets[name].labels)
+            assert found[name][key] == pytest.approx(expected[key], rel=1e-5)
+        wrong = jax.device_get(feed.evaluate(single, "wrong"))
+        assert found["wrong_labels"]["memorised"] == wrong.memorised / len(sets["wrong"].labels)
+
+
+def test_a_diverging_run_is_told_and_leaves_the_others_untouched():
+    sound = expand(study(tune=ConfigDict({"optimizer": {"learning_rate": (0.05, 0.06)}})))[:6]
+    wild = expand(study(tune=ConfigDict({"optimizer": {"learning_rate": (1e30, 0.06)}})))[:6]
+    ends = []
+    for members in (sound, wild):
+        group = assemble(members, members, SPLITS)
+        stack = make_stack(group.trainable, jax.devices()[:1], 6)
+        ends.append(trained(stack, stacked(group.facts, 6), group.shared, 5)[1:])
+    (ours, finite), (theirs, theirs_finite) = ends
+    diverged = np.array([m.config.optimizer.learning_rate == 1e30 for m in wild])
+    assert finite.all()
+    np.testing.assert_array_equal(theirs_finite, ~diverged)
+    for index in np.flatnonzero(~diverged):
+        jax.tree.map(np.testing.assert_array_equal, row(ours, index), row(theirs, index))
+
+
+def test_what_changes_code_or_shapes_makes_a_group_of_its_own():
+    methods = (
+        *METHODS,
+        {"label": "ELR", "loss": {"name": "early_learning_regularization"}},
+        {"label": "co-teaching", "co_teaching": {"forget_rate": 0.2}},
+        {"label": "wide", "model": {"name": "mlp", "hidden": (9,)}},
+        {"label": "no decay", "weight_decay": 0.0, "epochs": 4},
+    )
+    groups = groups_of(expand(study(methods=methods, weight_decay=0.01)))
+    assert [{m.method for m in group} for group in groups] == [
+        {"CE", "GCE", "GCE .9", "MAE"},
+        {"ELR"},
+        {"co-teaching"},
+        {"wide"},
+        {"no decay"},
+    ]
+
+
+def test_a_bad_number_of_one_run_is_told_before_anything_is_compiled():
+    methods = ({"label": "bad", "loss": {"name": "generalized_cross_entropy", "q": -0.5}},)
+    members = expand(study(methods=(*METHODS, *methods), seeds=1))
+    with pytest.raises(UserError, match=r"config.loss: 'generalized_cross_entropy'.*q"):
+        assemble(members, members, SPLITS)
+    members = expand(study(tune=ConfigDict({"optimizer": {"learning_rate": (0.1, -0.1)}})))
+    with pytest.raises(UserError, match=r"learning_rate=-0.1 must be a positive number"):
+        assemble(members, members, SPLITS)
+
+
+def test_a_stack_is_cut_to_the_memory_there_is(monkeypatch: pytest.MonkeyPatch):
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    config = study(seeds=8, methods=METHODS[:1], grid=ConfigDict())
+    config.corruption.rate, config.dataset.shift, config.ema_decay = 0.5, 0, 0.0
+    members = expand(config)
+    group = assemble(members, members, SPLITS)
+    make = [group.trainable, group.facts[0], group.shared]
+    whole = compile_stack(*make, runs=16)
+    assert (whole.runs, whole.size) == (16, 16)
+    part = compile_stack(*make, runs=16, memory=0.6 * whole.bytes)
+    assert part.bytes <= 0.6 * whole.bytes
+    assert 2 <= part.runs <= 8
+    with pytest.raises(UserError, match=r"one run of 16 needs .* may be taken \(--memory_gb\)"):
+        compile_stack(*make, runs=16, memory=1e3)
