@@ -19,8 +19,10 @@ def describe(tmp_path):
 
 
 def told_number(found: results.Results, method: str, column: int) -> str:
-    mean, sd, *_ = found.cells[method][column].summary
-    return f"{100 * mean:.2f}% ± {100 * sd:.2f}"
+    summary = found.cells[method][column].summary
+    assert summary is not None
+    assert summary.sd is not None
+    return f"{100 * summary.mean:.2f}% ± {100 * summary.sd:.2f}"
 
 
 def test_a_finished_study_is_told_in_sentences(tmp_path):
@@ -36,17 +38,41 @@ def test_a_finished_study_is_told_in_sentences(tmp_path):
     assert sentences[:2] == [
         "3 methods (CE, GCE, SCE); noise rate 0, 0.4 and 0.8; dataset digits; model mlp; "
         "3 seeds each: 27 runs.",
-        f"At noise rate 0, GCE has the best test accuracy, {told_number(found, 'GCE', 0)}; "
-        "not significantly worse: CE and SCE.",
+        f"With noise rate 0, GCE has the best test accuracy, {told_number(found, 'GCE', 0)}; "
+        "none of the others is significantly worse.",
     ]
     assert sentences[3:] == [
-        f"At noise rate 0.8, CE has the best test accuracy, {told_number(found, 'CE', 2)}, "
+        f"With noise rate 0.8, CE has the best test accuracy, {told_number(found, 'CE', 2)}, "
         "significantly better than the others (p < 0.001).",
         "Over all 3 conditions CE ranks best, 1.67 on average; not told apart from it: GCE and SCE "
         "(Nemenyi, 5%).",
         "All numbers are of the last epoch. Test data chose nothing.",
         "Trained on 1 × cpu in 54 s.",
     ]
+
+
+def test_methods_that_are_not_told_apart_from_the_best_are_named(describe):
+    told = describe(unfinished=("GCE-0.4-1",))  # Two pairs are too few to tell.
+    (best,) = (sentence for sentence in told if sentence.startswith("With noise rate 0.4"))
+    assert best.endswith("; not significantly worse: GCE.")
+
+
+def test_conditions_that_are_no_product_are_listed(tmp_path):
+    study = load_study(
+        study_records.write_study(
+            tmp_path,
+            methods=("CE",),
+            conditions={"corruption.name": ("pair", "uniform"), "corruption.rate": (0.2, 0.4)},
+        )
+    )
+    told = findings.describe(study, results.measure(study))
+    assert "(CE); noise pair and uniform; noise rate 0.2 and 0.4; dataset" in told[0]
+    fewer = study._replace(runs=study.runs[:9])
+    told = findings.describe(fewer, results.measure(fewer))
+    assert (
+        "3 conditions (noise pair, noise rate 0.2 / noise pair, noise rate 0.4 / "
+        "noise uniform, noise rate 0.2); dataset" in told[0]
+    )
 
 
 def test_what_is_missing_and_what_diverged_is_counted(describe):
@@ -59,8 +85,8 @@ def test_what_is_missing_and_what_diverged_is_counted(describe):
 
 def test_where_all_diverge_none_is_best(describe):
     told = describe(methods=("CE",), seeds=1, diverged=("CE-0.8-0",))
-    assert "At noise rate 0.8, no method has come to its end without diverging." in told
-    assert re.fullmatch(r"At noise rate 0, CE has the best test accuracy, \d\d\.\d\d%\.", told[1])
+    assert "With noise rate 0.8, no method has come to its end without diverging." in told
+    assert re.fullmatch(r"With noise rate 0, CE has the best test accuracy, \d\d\.\d\d%\.", told[1])
 
 
 def test_one_seed_cannot_be_sure(describe):
@@ -75,7 +101,7 @@ def test_one_seed_cannot_be_sure(describe):
 
 def test_less_is_better_of_a_loss_and_it_has_no_percent(describe):
     told = describe(report={"metrics": ["test.nll"]}, seeds=2)
-    best = next(sentence for sentence in told if sentence.startswith("At noise rate 0.8"))
+    best = next(sentence for sentence in told if sentence.startswith("With noise rate 0.8"))
     assert re.search(r"CE has the best test negative log-likelihood, 0\.\d{3} ± 0\.\d{3}", best)
     assert "%" not in best
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tests.reporting import study_records
 from xent_jax.reporting import results
-from xent_jax.reporting.pictures import Picture, draw_study, ranks, style
+from xent_jax.reporting.pictures import Picture, curves, draw_study, ranks, style
 from xent_jax.reporting.study import load_study
 
 TWELVE = (
@@ -141,6 +141,17 @@ def test_ratios_that_grow_tenfold_stand_at_equal_distances(rare, noisy):
     assert ax.get_xscale() == "log"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "100"]
     assert noisy.figures["against_condition"].axes[0].get_xscale() == "linear"
+
+
+def test_a_row_of_conditions_is_a_panel_if_it_has_several_values():
+    conditions = [
+        {"noise": "uniform", "rate": 0.6},
+        {"noise": "pair", "rate": 0.4},
+        {"noise": "uniform", "rate": 0},
+    ]
+    assert curves._rows_along("rate", conditions) == [({"noise": "uniform"}, [0, 0.6])]
+    assert curves._numeric_axis(conditions) == "rate"
+    assert curves._numeric_axis(conditions[:1]) is None
 
 
 def test_epochs_have_a_panel_per_condition_for_accuracy_and_for_memorised_labels(noisy):

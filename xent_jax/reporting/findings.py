@@ -48,11 +48,20 @@ def _compared(study: Study) -> str:
                 axes[key_name(key)].append(shown(each))
     parts = [
         f"{_counted(len(methods), 'method')} ({', '.join(methods)})",
-        *(f"{name} {_listed(values)}" for name, values in axes.items()),
+        *_places(study.runs, axes),
         *_fixed(study.config, axes),
         f"{_counted(study.config['seeds'], 'seed')} each",
     ]
     return f"{'; '.join(parts)}: {_counted(len(study.runs), 'run')}."
+
+
+def _places(runs: Iterable[StudyRun], axes: Mapping[str, list[str]]) -> Iterable[str]:
+    """Yields each axis with its values; or the conditions, where not every combination is run."""
+    places = dict.fromkeys(condition_name(run.conditions) for run in runs)
+    if len(places) == math.prod(map(len, axes.values())):
+        yield from (f"{name} {_listed(values)}" for name, values in axes.items())
+    else:
+        yield f"{_counted(len(places), 'condition')} ({' / '.join(places)})"
 
 
 def _fixed(config: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterable[str]:
@@ -84,7 +93,7 @@ def _best(cells: Sequence[Cell]) -> str:
     """Says which method is the best of a column, and how sure that is."""
     column = cells[0].column
     place = condition_name(column.conditions)
-    start = f"At {place}," if place else "Of all methods"
+    start = f"With {place}," if place else "Of all methods"
     sound = [cell for cell in cells if cell.bold and cell.summary is not None]
     if not sound:
         return f"{start} no method has come to its end without diverging."
@@ -101,6 +110,8 @@ def _how_sure(best: Cell, sound: Sequence[Cell], cells: Sequence[Cell]) -> str:
         return "; one seed cannot tell how sure that is" if len(cells) > 1 else ""
     alike = [cell.method for cell in sound if cell is not best]
     worse = [cell.p_value for cell in cells if not cell.bold and cell.p_value is not None]
+    if len(alike) == len(cells) - 1 > 1:
+        return "; none of the others is significantly worse"
     if alike:
         return f"; not significantly worse: {_listed(alike)}"
     if not worse:

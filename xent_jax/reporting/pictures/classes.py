@@ -157,7 +157,8 @@ def _draw_pooled(ax: Axes, cell: Repeats) -> None:
     draw_reliability(ax, accuracy, confidence)
     error = np.nansum(count * np.abs(accuracy - confidence)) / count.sum()
     set_title(ax, cell.method)
-    ax.text(0.04, 0.94, f"ECE {error:.1%}", va="top", transform=ax.transAxes)
+    ground = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
+    ax.text(0.04, 0.94, f"ECE {error:.1%}", va="top", transform=ax.transAxes, bbox=ground)
 
 
 def _label_confidence(figure: Figure, axes: Sequence[Axes], columns: int) -> None:

@@ -38,18 +38,17 @@ _BAND = "Lines are means over the seeds, bands one standard deviation to both si
 
 def against_condition(cells: Sequence[Repeats], marks: Marks, metric: str) -> Iterator[Drawing]:
     """Draws the main metric against the condition that is a number, if one is."""
-    conditions = conditions_of(cells)
-    axis = _numeric_axis(conditions)
-    if axis is None:
+    axis = _numeric_axis(conditions_of(cells))
+    rows = _rows_along(axis, conditions_of(cells)) if axis else []
+    if axis is None or not rows:
         return
-    others = _without(axis, conditions)
-    figure, axes = panels(len(others), columns=3, size=(3.5, 2.2), sharey=True)
-    for ax, other in zip(axes, others, strict=True):
+    figure, axes = panels(len(rows), columns=3, size=(3.5, 2.2), sharey=True)
+    for ax, (other, values) in zip(axes, rows, strict=True):
         for method in methods_of(cells):
             own = [cell for cell in under(cells, other) if cell.method == method]
             points = [(cell.condition[axis], cell.numbers(metric)) for cell in own]
             _draw_line(ax, points, marks[method])
-        _scale_condition(ax, sorted({condition[axis] for condition in conditions}))
+        _scale_condition(ax, values)
         ax.set_xlabel(key_name(axis))
         set_title(ax, condition_name(other))
     if is_share(metric):
@@ -114,13 +113,15 @@ def _numeric_axis(conditions: Sequence[Condition]) -> str | None:
     return axis if axis is not None and numeric[axis] > 1 else None
 
 
-def _without(axis: str, conditions: Sequence[Condition]) -> list[Condition]:
-    others: list[Condition] = []
+def _rows_along(axis: str, conditions: Sequence[Condition]) -> list[tuple[Condition, list[Number]]]:
+    """Returns what else tells conditions apart, each with its values on the axis, if several."""
+    rows: list[tuple[Condition, list[Number]]] = []
     for condition in conditions:
         other = {key: each for key, each in condition.items() if key != axis}
-        if other not in others:
-            others.append(other)
-    return others
+        along = [c[axis] for c in conditions if other.items() <= c.items()]
+        if len(along) > 1 and other not in (known for known, _ in rows):
+            rows.append((other, sorted(along)))
+    return rows
 
 
 def _draw_line(ax: Axes, points: Sequence[tuple[Number, np.ndarray]], mark: Mark) -> None:
@@ -130,7 +131,7 @@ def _draw_line(ax: Axes, points: Sequence[tuple[Number, np.ndarray]], mark: Mark
         return
     x, mean, deviation = np.asarray(known, float).T  # no deviation of a single seed: NaN
     ax.plot(x, mean, **mark.curve(markers=len(x) <= 12))
-    ax.fill_between(x, mean - deviation, mean + deviation, color=mark.colour, alpha=0.14, lw=0)
+    ax.fill_between(x, mean - deviation, mean + deviation, color=mark.colour, alpha=0.1, lw=0)
 
 
 def _scale_condition(ax: Axes, values: Sequence[Number]) -> None:
