@@ -112,7 +112,7 @@ def prepare_few_shot(
     )
     facts = {"key": jax.random.key(config.seed), "numbers": _numbers(config, arguments)}
     _try_model(trainable, facts, config)
-    return trainable, facts, {split: _on_device(dataset) for split, dataset in sets.items()}
+    return trainable, facts, {split: _arrays(dataset) for split, dataset in sets.items()}
 
 
 def _settings(config: Config) -> tuple[Method, Protocol, dict[str, Any]]:
@@ -211,11 +211,9 @@ def _numbers(config: Config, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: np.float32(value) for key, value in numbers.items()}
 
 
-def _on_device(dataset: data.Dataset) -> dict[str, Any]:
+def _arrays(dataset: data.Dataset) -> dict[str, Any]:
     table = episodes.class_table(dataset)
-    return jax.tree.map(
-        jnp.asarray, {"image": dataset.images, "label": dataset.labels, "table": table}
-    )
+    return {"image": dataset.images, "label": dataset.labels, "table": table}
 
 
 def _program(config: Config, train: data.Dataset, facts: Mapping[str, Any]) -> Program:
