@@ -1,6 +1,6 @@
 """Measures side by side in one run: python -m experiments.bench train|losses|...
 
-The benches are train, convolution, losses and rules.
+The benches are train, sweep, convolution, losses and rules.
 """
 
 import json
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import entry
-from experiments.bench import convolution, losses, rules, train
+from experiments.bench import convolution, losses, rules, sweep, train
 from xent_jax.errors import UserError, nearest
 from xent_jax.reporting import records
 
 _OUTPUT = flags.DEFINE_string("output", None, "Append the figures to this file as a JSON line.")
 _BENCHES = {
     "train": train.measure,
+    "sweep": sweep.measure,
     "convolution": convolution.measure,
     "losses": losses.measure,
     "rules": rules.measure,
