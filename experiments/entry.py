@@ -48,12 +48,6 @@ def config_variant() -> str:
     return flag.config_filename.partition(":")[2]
 
 
-def use_cores() -> None:
-    """Makes a device of every core of a CPU, as runs are spread over devices."""
-    if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-
-
 def run(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:
     """Runs `main` as absl does, but ends expected errors in one line and a status of their own."""
 

@@ -17,6 +17,8 @@ from experiments import entry
 from xent_jax.errors import UserError
 from xent_jax.reporting.report import write_report
 from xent_jax.training import sweep
+from xent_jax.training.cluster_sweep import sweep_on_cluster
+from xent_jax.training.stack import use_cores
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (default: runs/CONFIG'S NAME).")
@@ -28,6 +30,9 @@ _CACHE = flags.DEFINE_string(
     "Compiled programs (default: .jax_cache beside the workdir; '': none).",
 )
 _ONLY = flags.DEFINE_multi_string("only", [], "KEY=VALUE: train these runs; may be given often.")
+_CLUSTER = flags.DEFINE_string(
+    "cluster", None, "ray, HOST:6379 or ray://HOST:10001: train on a Ray cluster's machines."
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and what it takes; train nothing.")
 _MEMORY = flags.DEFINE_float("memory_gb", None, "Of each device, for stacks (default: its most).")
 
@@ -37,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     path = entry.config_file()
     if path is None:
         raise UserError("no config is named; try --config=configs/noisy_labels.py")
-    entry.use_cores()
+    use_cores()
     variant = entry.config_variant()
     name = f"{Path(path).stem}_{variant}" if variant else Path(path).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
@@ -47,13 +52,17 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         print(sweep.forecast(_CONFIG.value, place, only=_ONLY.value))
         return
-    sweep.sweep(_CONFIG.value, place, only=_ONLY.value, command=_command())
+    given = {"only": _ONLY.value, "command": _command()}
+    if _CLUSTER.value:
+        sweep_on_cluster(_CONFIG.value, place, address=_CLUSTER.value, **given)
+    else:
+        sweep.sweep(_CONFIG.value, place, **given)
     print(write_report([workdir], workdir / "report"))
 
 
 def _command() -> str:
     """Returns what was typed, without the flags that say where and how much of it."""
-    skipped = ("--only", "--workdir", "--data_dir", "--raw_dir", "--compilation_cache")
+    skipped = ("--only", "--workdir", "--data_dir", "--raw_dir", "--compilation_cache", "--cluster")
     kept = [flag for flag in sys.argv[1:] if not flag.startswith(skipped)]
     return shlex.join(["python", "-m", "experiments.sweep", *kept])
 

@@ -23,7 +23,6 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import entry
 from experiments.bench import eager
 from experiments.bench.size import EXAMPLES
 from xent_jax import training
@@ -31,7 +30,7 @@ from xent_jax.data import Dataset
 from xent_jax.training import grouping
 from xent_jax.training.feed import make_feed
 from xent_jax.training.run import prepare
-from xent_jax.training.stack import Stack, compile_stack, make_stack, stacked
+from xent_jax.training.stack import Stack, compile_stack, make_stack, stacked, use_cores
 from xent_jax.training.study import default_study, expand
 
 _MODELS = flags.DEFINE_multi_enum(
@@ -153,7 +152,7 @@ def _begin(cores: bool) -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
     if cores:
-        entry.use_cores()
+        use_cores()
 
 
 def _prepare(name: str, make: Callable[..., Program], given: Sequence[Any]) -> float:

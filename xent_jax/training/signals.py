@@ -29,6 +29,10 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def asked(self) -> bool:
+        """Returns whether this process was asked to stop; no device is touched to know that."""
+        return self._asked
+
     def requested(self) -> bool:
         """Returns whether any process was asked to stop; every process must call it together."""
         if jax.process_count() == 1:

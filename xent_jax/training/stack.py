@@ -32,6 +32,12 @@ LARGEST = {"cpu": 32, "gpu": 1024, "tpu": 1024}
 _SHARE_OF_MEMORY = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
+def use_cores() -> None:
+    """Makes a device of every core of a CPU, as runs are spread over devices."""
+    if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
 class Stack(NamedTuple):
     """A Trainable's functions for a stack, not compiled yet. States are donated to `train`."""
 

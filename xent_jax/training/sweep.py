@@ -144,7 +144,7 @@ def train_group(
     """
     assembled = assemble(members, group, load_splits_of(group[0].config, place))
     facts = {m.id: found for m, found in zip(members, assembled.facts, strict=True)}
-    begun = [runs for runs in _begun(folder) if facts.keys() >= {*runs}]
+    begun = [runs for runs in begun_stacks(folder) if facts.keys() >= {*runs}]
     rest = [m.id for m in members if not any(m.id in runs for runs in begun)]
     programs: dict[int, Compiled] = {}
     while begun or rest:
@@ -194,7 +194,7 @@ def unfinished(workdir: Path, members: Sequence[Member]) -> list[Member]:
 
 def group_folder(workdir: Path, group: Sequence[Member]) -> Path:
     """Returns the folder of a group's stacks, which what is common to its runs names."""
-    return workdir / "groups" / _digest(signature(group[0].config))
+    return workdir / "groups" / digest(signature(group[0].config))
 
 
 def members_of(workdir: Path, ids: Iterable[str]) -> list[Member]:
@@ -211,7 +211,7 @@ class _Training:
     """One stack's way from its folder back to it."""
 
     def __init__(self, folder: Path, runs: Sequence[str], program: Compiled, group: Group):
-        self._folder, self._runs, self._program = folder / _digest(runs), runs, program
+        self._folder, self._runs, self._program = folder / digest(runs), runs, program
         self._trainable, self._every = group.trainable, group.members[0].config.eval_every_epochs
         first_seed = min(member.seed for member in group.members)
         self._shown = {member.id for member in group.members if member.seed == first_seed}
@@ -316,7 +316,7 @@ def _compiled(group: Group, runs: int, place: Place, told: Progress) -> Compiled
     return program
 
 
-def _begun(folder: Path) -> list[list[str]]:
+def begun_stacks(folder: Path) -> list[list[str]]:
     """Returns the runs of each stack that a folder holds and that is not finished."""
     stacks = sorted(path for path in folder.glob("*/stack.json"))
     left = [path for path in stacks if not path.with_name("finished.json").exists()]
@@ -326,7 +326,7 @@ def _begun(folder: Path) -> list[list[str]]:
 def _check_fits(folder: Path, runs: Sequence[str], program: Compiled) -> None:
     if program.runs < len(runs):
         raise UserError(
-            f"{folder / _digest(runs)}: its {len(runs)} runs were begun where there was more "
+            f"{folder / digest(runs)}: its {len(runs)} runs were begun where there was more "
             "memory; continue them there, or delete that folder to begin anew"
         )
 
@@ -345,7 +345,8 @@ def _check_same_study(workdir: Path, ours: dict[str, Any], theirs: dict[str, Any
         )
 
 
-def _digest(text: Any) -> str:
+def digest(text: Any) -> str:
+    """Returns a short name for what JSON can hold."""
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:10]
 
 
