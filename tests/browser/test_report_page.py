@@ -29,7 +29,7 @@ def path(folder) -> Path:
         methods=("CE", "GCE", EVIL),
         conditions={"corruption.rate": (0.0, 0.8)},
         seeds=2,
-        diverged=(f"{EVIL}-0.8-0", f"{EVIL}-0.8-1"),
+        diverged=("GCE-0.8-0", "GCE-0.8-1"),
     )
     study_records.write_study(folder / "few_shot", methods=("CE",), conditions={}, few_shot=True)
     return report.write_report([folder / "noisy", folder / "few_shot"], folder / "report")
@@ -107,11 +107,11 @@ def test_the_pages_policy_refuses_the_network_and_scripts(browser, path, directi
 
 def test_columns_are_sorted_by_their_numbers_and_what_has_none_comes_last(page):
     before = column(page, 2)
-    assert before[2] == "2 of 2 diverged"
+    assert before[1] == "2 of 2 diverged"
     for order, reverse in (("descending", True), ("ascending", False)):
         click(page, "table thead th:nth-child(3) button")
         assert page.run(f"{FIRST}.tHead.rows[0].cells[2].ariaSort") == order
-        assert column(page, 2) == [*sorted(before[:2], key=float_of, reverse=reverse), before[2]]
+        assert column(page, 2) == [*sorted(before[::2], key=float_of, reverse=reverse), before[1]]
     click(page, "table thead th:nth-child(1) button")
     assert column(page, 0) == [EVIL, "CE", "GCE"]
     assert page.run(f"{FIRST}.tHead.rows[0].cells[2].ariaSort") is None
