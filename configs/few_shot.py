@@ -7,7 +7,7 @@ Each method is tested by 1,000 episodes of 5 classes at each of 1 and 5 shots, w
 
   font_glyphs  Printed glyphs: letters drawn from matplotlib's fonts, so that nothing is downloaded.
                Trained on Greek and Cyrillic, tested on Armenian and Georgian, with modifier letters
-               for validation. A perceptron of 256 and 64 hidden units, 1,000 steps. They are
+               for validation. A perceptron of 128 and 64 hidden units, 1,000 steps. They are
                easier than Omniglot's handwriting, and no paper's numbers belong to them.
   digits       The 8x8 digits that scikit-learn ships: trained on 0 to 5, tested on 6 to 9, of which
                each episode has 3. The smallest case there is: six classes to learn from.
@@ -78,8 +78,8 @@ def _font_glyphs() -> Config:
     maml = {"inner_steps": 3, "test_inner_steps": 5, "inner_learning_rate": 0.1}
     config = _study("Printed glyphs of unseen scripts", episodes, maml)
     config.dataset.name = "font_glyphs"
-    config.model = ConfigDict({"name": "mlp", "hidden": (256, 64)})
-    config.epochs, config.eval_every_epochs = 4, 2
+    config.model = ConfigDict({"name": "mlp", "hidden": (128, 64)})
+    config.epochs, config.eval_every_epochs = 4, 4
     return config
 
 
@@ -89,7 +89,7 @@ def _digits() -> Config:
     maml = {"inner_steps": 3, "test_inner_steps": 5, "inner_learning_rate": 0.1}
     config = _study("Digits that training never saw", episodes, maml)
     config.model = ConfigDict({"name": "mlp", "hidden": (64, 32)})
-    config.epochs, config.eval_every_epochs = 4, 2
+    config.epochs, config.eval_every_epochs = 4, 4
     return config
 
 

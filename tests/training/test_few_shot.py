@@ -120,7 +120,7 @@ def test_a_run_is_a_function_of_its_seed_and_goes_on_at_any_step():
     half, _ = train(start, facts, shared, zero, zero, 2)
     again, _ = train(half, facts, shared, zero, zero + 2, 2)
     jax.tree.map(np.testing.assert_array_equal, whole, again)
-    other = facts | {"key": jax.random.key(1)}
+    other = facts | {"key": jax.random.key_data(jax.random.key(1))}
     different, _ = train(start, other, shared, zero, zero, 4)
     kernels = [s.params["network"]["hidden"][0]["kernel"] for s in (whole, different)]
     assert np.abs(np.subtract(*kernels)).max() > 1e-4

@@ -82,7 +82,7 @@ def prepare_few_shot(
 ) -> tuple[Trainable, dict[str, Any], dict[str, Any]]:
     """Returns a run as pure functions, its facts, and what it shares with others of its kind.
 
-    Facts are the key of the run's seed, and the numbers that runs of one compiled program may
+    Facts are the data of the seed's key, and the numbers that runs of one compiled program may
     differ in, by their dotted keys in the config. From the key come the initial parameters, the
     training episodes and the test's: runs with one seed are tested by the same episodes, whatever
     their method. The functions are to be compiled, as their numbers are traced.
@@ -110,7 +110,8 @@ def prepare_few_shot(
         steps_per_epoch=_steps_per_epoch(protocol),
         epochs=config.epochs,
     )
-    facts = {"key": jax.random.key(config.seed), "numbers": _numbers(config, arguments)}
+    key = np.asarray(jax.random.key_data(jax.random.key(config.seed)))
+    facts = {"key": key, "numbers": _numbers(config, arguments)}
     _try_model(trainable, facts, config)
     return trainable, facts, {split: _arrays(dataset) for split, dataset in sets.items()}
 
@@ -260,7 +261,7 @@ class _Keys(NamedTuple):
 
 
 def _keys(facts: Mapping[str, Any]) -> _Keys:
-    return _Keys(*jax.random.split(facts["key"], 3))
+    return _Keys(*jax.random.split(jax.random.wrap_key_data(facts["key"]), 3))
 
 
 def _init(program: Program, facts: Mapping[str, Any]) -> TrainState:
