@@ -4,10 +4,20 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKERS ?= 2
 
-.PHONY: train test test-slow test-gpu test-cluster test-browser lint format bench docs clean
+.PHONY: train studies test test-slow test-gpu test-cluster test-browser lint format bench docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m experiments.train --config=configs/quickstart.py
+
+STUDIES := noisy_labels imbalance few_shot
+empty :=
+comma := ,
+
+studies: $(VENV)/installed
+	for study in $(STUDIES); do \
+	  $(RUN) -m experiments.sweep --config=configs/$$study.py || exit; \
+	done
+	$(RUN) -m experiments.report --workdir=$(subst $(empty) $(empty),$(comma),$(STUDIES:%=runs/%))
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not cluster and not browser"
