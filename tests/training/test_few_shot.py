@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import few_shot as study
 from xent_jax.data import Dataset
 from xent_jax.errors import UserError
 from xent_jax.models import layers
-from xent_jax.training import default_config, few_shot, few_shot_methods
+from xent_jax.training import default_config, expand, few_shot, few_shot_methods, load_sets
 from xent_jax.training.few_shot_methods import METHODS
 
 SMALL = {"ways": 3, "shots": 2, "queries": 2, "test_ways": 3, "test_shots": (1, 3)}
@@ -276,6 +277,34 @@ def test_what_few_shot_runs_do_not_read_is_told(key, value, message):
     (made[section] if section else made)[last] = value
     with pytest.raises(UserError, match=message):
         prepared(made, sets())
+
+
+def test_an_ordinary_run_does_not_take_a_set_that_is_split_by_classes():
+    made = default_config()
+    made.dataset.name = "font_glyphs"
+    with pytest.raises(UserError, match="classes that it does not train on: name a method in"):
+        load_sets(made)
+
+
+@pytest.mark.parametrize("variant", study.VARIANTS)
+def test_every_variant_of_the_study_is_understood(variant):
+    made = study.get_config(variant)
+    labels = (
+        "ProtoNet",
+        "Matching",
+        "MAML",
+        "MAML (first order)",
+        "Baseline",
+        "Baseline++",
+        "R2D2",
+    )
+    assert tuple(method["label"] for method in made.methods) == labels
+    assert made.report.metrics == ("shots.1.accuracy", "shots.5.accuracy")
+    for member in expand(made):
+        _, protocol, _ = few_shot._settings(member.config)
+        few_shot._check_unread(member.config)
+        assert (protocol.test_episodes, protocol.test_shots) == (1000, (1, 5))
+    assert f"\n  {variant}  " in (study.__doc__ or "")
 
 
 def test_class_splits_that_a_set_does_not_have_or_need_are_told(tmp_path):

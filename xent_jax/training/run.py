@@ -87,8 +87,17 @@ def load_sets(
 def load_splits(
     config: Config, *, data_dir: str | None = None, raw_dir: str | None = None
 ) -> dict[str, data.Dataset]:
-    """Returns the training and the test split of the config's data set, as they were published."""
+    """Returns the training and the test split of the config's data set, as they were published.
+
+    Raises:
+      UserError: an unknown data set, one for few-shot learning, or data that is missing or damaged.
+    """
     name = known_name("dataset", config.dataset.name, data.NAMES)
+    if name in data.SPLIT_BY_CLASS:
+        raise UserError(
+            f"config.dataset.name={name!r} is tested on classes that it does not train on: name a "
+            "method in config.few_shot, as configs/few_shot.py does"
+        )
     load = partial(data.load, name, data_dir=data_dir, raw_dir=raw_dir)
     return {split: load(split=split) for split in ("train", "test")}
 
