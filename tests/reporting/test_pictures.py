@@ -180,6 +180,7 @@ def test_bars_stand_for_groups_of_classes(rare):
         for group in ("many", "medium", "few")
     ]
     np.testing.assert_allclose(heights, expected)
+    assert len({round(bar.get_x(), 6) for bar in axes[0].patches}) == 36  # beside each other
     hatches = {(bar.get_facecolor(), bar.get_hatch()) for bar in axes[0].patches}
     assert len(hatches) == 12
 
@@ -242,6 +243,12 @@ def test_twelve_methods_are_told_apart_within_the_picture(rare, name):
     named = [box.padded(-1) for text, box in boxes.items() if text.startswith(TWELVE)]
     assert len(named) == 12
     assert not any(a.overlaps(b) for a, b in itertools.combinations(named, 2))
+
+
+def test_a_long_legend_leaves_the_panel_its_height(rare, noisy):
+    few, many = (each.figures["against_condition"] for each in (noisy, rare))
+    inches = [f.axes[0].get_position().height * f.get_figheight() for f in (few, many)]
+    assert inches[1] == pytest.approx(inches[0], rel=0.1)
 
 
 def test_methods_have_marks_of_their_own_without_colour_too():
