@@ -84,8 +84,11 @@ def test_without_a_second_stage_there_is_none() -> None:
 @pytest.fixture(scope="module")
 def retraining() -> tuple[Run, Any, Any]:
     """A run of all that may move what shall stay, after its first stage and at its end."""
-    run = ready(RETRAINING, weight_decay=0.1, schedule={"name": "cosine"}, clip_norm=0.5)
+    changes = {"schedule": {"name": "cosine"}, "weight_decay": 0.1, "clip_norm": 0.5}
+    changes |= {"reweighting": {"name": "inverse_frequency_weights"}}
+    run, short = ready(RETRAINING, **changes), ready({"name": "none"}, epochs=1, **changes)
     between = trained(run, run.initial_state, 0, STEPS)
+    close(between, trained(short, short.initial_state, 0, STEPS))  # The first stage is a run's.
     return run, between, trained(run, between, STEPS, 3 * STEPS)
 
 
@@ -105,6 +108,7 @@ def test_retraining_is_a_linear_model_of_balanced_draws_under_a_schedule_of_its_
     run, between, after = retraining
     second = run.program.second_stage
     assert second is not None
+    assert second.program.order_key != run.program.order_key
     started = jax.device_get(jax.jit(partial(second.start, all_of))(between, {}))
     weights = np.float64(started.params["logits"]["kernel"])
     for other in (between, run.initial_state):  # Its weights are drawn anew, of the same spread.
@@ -198,7 +202,7 @@ def anchored() -> data.Dataset:
     pure = 255 * np.eye(4, 16)
     mixed = [0.5 * pure[i] + 0.5 * pure[j] for i in range(4) for j in range(4)]
     images = np.concatenate([mixed, pure, mixed, mixed]).astype(np.uint8)[:, None, :, None]
-    labels = np.arange(len(images), dtype=np.int32) % 4
+    labels = np.arange(len(images), dtype=np.int32) % 5 % 4  # Not each as often.
     images = images.reshape(-1, 4, 4, 1)
     return data.Dataset(images, labels, labels, tuple("abcd"), "anchored")
 
@@ -307,6 +311,8 @@ def test_a_run_goes_on_in_either_stage_as_if_it_had_not_stopped(
 ) -> None:
     run = ready(stage, **changes, steps_per_call=2)
     states = {at: trained(run, run.initial_state, 0, at, 2) for at in (2, STEPS, 6, 3 * STEPS)}
+    counts = [x for x in jax.tree.leaves(states[3 * STEPS].opt_state) if x.dtype == np.int32]
+    assert counts == [2 * STEPS]
     again = ready(stage, **changes, steps_per_call=2)
     for at in (2, STEPS, 6):
         saved = Checkpointer(tmp_path / str(at))
