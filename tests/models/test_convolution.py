@@ -1,4 +1,8 @@
-"""The hand-derived gradient of a convolution is that of `jax.lax`, for all sizes and strides."""
+"""Every form of a convolution is that of `jax.lax` in value and gradients, alone and mapped."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +21,86 @@ CASES = {
     "uneven padding": (5, 6, (2, 4), (2, 1), [(0, 1), (3, 0)]),
     "one by one": (4, 4, (1, 1), (2, 2), [(0, 0), (0, 0)]),
 }
+OURS = ("in turn", "patches")
+LAX = partial(convolution, form="xla", dimension_numbers=LAYOUT)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule serves CPU")
+def drawn(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(shape).normal(size=shape), jnp.float32)
+
+
+def close(ours: Any, theirs: Any) -> None:
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("form", OURS)
 @pytest.mark.parametrize("case", CASES)
-def test_value_and_gradients_are_those_of_lax(case: str) -> None:
+def test_value_and_gradients_are_those_of_lax(case: str, form: str) -> None:
     height, width, kernel, strides, padding = CASES[case]
-    random = np.random.default_rng(0)
-    x = jnp.asarray(random.normal(size=(3, height, width, 2)), jnp.float32)
-    w = jnp.asarray(random.normal(size=(*kernel, 2, 4)), jnp.float32)
-    ours, our_pullback = jax.vjp(lambda x, w: convolution(x, w, strides, padding), x, w)
-    theirs, their_pullback = jax.vjp(
-        lambda x, w: jax.lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=LAYOUT),
-        x,
-        w,
+    x, w = drawn(3, height, width, 2), drawn(*kernel, 2, 4)
+
+    def pulled_back(convolve: Callable[..., jax.Array]) -> Any:
+        y, pullback = jax.vjp(lambda x, w: convolve(x, w, strides, padding), x, w)
+        return y, pullback(jnp.sin(y))
+
+    close(jax.jit(pulled_back, static_argnums=0)(partial(convolution, form=form)), pulled_back(LAX))
+
+
+@pytest.mark.parametrize("form", OURS)
+@pytest.mark.parametrize("case", ["stride 2", "uneven padding"])
+def test_a_gradient_of_a_gradient_is_that_of_lax(case: str, form: str) -> None:
+    height, width, kernel, strides, padding = CASES[case]
+    x, w = drawn(2, height, width, 1), drawn(*kernel, 1, 2)
+
+    def step(convolve: Callable[..., jax.Array], x: jax.Array, w: jax.Array) -> jax.Array:
+        """As MAML does: the loss after a step by the gradient."""
+
+        def loss(w: jax.Array) -> jax.Array:
+            return jnp.sin(convolve(x, w, strides, padding)).sum()
+
+        return loss(w - 0.1 * jax.grad(loss)(w))
+
+    ours, theirs = (
+        jax.grad(partial(step, convolve), (0, 1))(x, w)
+        for convolve in (partial(convolution, form=form), LAX)
     )
-    np.testing.assert_array_equal(ours, theirs)
-    g = jnp.asarray(random.normal(size=ours.shape), jnp.float32)
-    for ours, theirs in zip(our_pullback(g), their_pullback(g), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    close(ours, theirs)
+
+
+@pytest.mark.parametrize("form", OURS)
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (1, 3)])
+def test_mapped_over_images_and_kernels_it_is_that_of_lax(axes: Any, form: str) -> None:
+    height, width, kernel, strides, padding = CASES["stride 2"]
+    shapes = [3, height, width, 2], [*kernel, 2, 4]
+    for shape, axis in zip(shapes, axes, strict=True):
+        if axis is not None:
+            shape.insert(axis, 2)
+    x, w = (drawn(*shape) for shape in shapes)
+
+    def mapped(convolve: Callable[..., jax.Array]) -> Any:
+        def energy(x: jax.Array, w: jax.Array) -> jax.Array:
+            return (convolve(x, w, strides, padding) ** 2).sum()
+
+        inside = jax.vmap(jax.value_and_grad(energy, (0, 1)), axes)(x, w)
+        return inside, jax.grad(lambda x, w: jax.vmap(energy, axes)(x, w).sum(), (0, 1))(x, w)
+
+    close(mapped(partial(convolution, form=form)), mapped(LAX))
+
+
+def test_mapped_over_kernels_there_is_no_grouped_convolution_on_cpu() -> None:
+    def energy(x: jax.Array, w: jax.Array) -> jax.Array:
+        return (convolution(x, w, (1, 1), "SAME", form="in turn") ** 2).sum()
+
+    gradient = jax.vmap(jax.vmap(jax.grad(energy, (0, 1))))
+    program = str(jax.make_jaxpr(gradient)(drawn(2, 3, 4, 5, 5, 1), drawn(2, 3, 3, 3, 1, 2)))
+    assert program.count("conv_general_dilated") >= 3
+    for groups in ("feature_group_count", "batch_group_count"):
+        assert program.count(f"{groups}=") == program.count(f"{groups}=1")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have XLA's")
+def test_the_form_is_the_one_that_is_fast_on_cpu() -> None:
+    x, w = drawn(2, 5, 5, 1), drawn(3, 3, 1, 2)
+    program = str(jax.make_jaxpr(lambda x, w: convolution(x, w, (1, 1), "SAME"))(x, w))
+    assert "custom_vjp" in program
