@@ -6,6 +6,7 @@ are left.
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import re
@@ -24,8 +25,9 @@ from ml_collections import ConfigDict
 
 from xent_jax.errors import Interrupted, UserError
 from xent_jax.reporting import records
-from xent_jax.training import cluster, cluster_sweep, default_study, sweep
+from xent_jax.training import cluster, cluster_sweep, default_study, expand, sweep
 from xent_jax.training.cluster import claimed, map_on_cluster
+from xent_jax.training.grouping import groups_of
 from xent_jax.training.signals import StopRequest
 
 # Ray leaves its log files, and the pipes of the processes that it started, to be collected.
@@ -182,14 +184,17 @@ def check_chains(folder: Path, told: dict[str, str], names: str, steps: int = ST
 def test_a_worker_and_a_node_are_lost_and_nothing_else(two: Nodes, tmp_path: Path, caplog):
     def trouble() -> None:
         os.kill(worker_of(tmp_path / "a"), signal.SIGKILL)
+        os.kill(worker_of(tmp_path / "b"), signal.SIGTERM)  # It saves, as its machine is taken.
         two.remove(two.of(worker_of(tmp_path / "c")))
 
     thread = meanwhile(trouble)
     check_chains(tmp_path, map_chains(tmp_path, "abcd", two.address), "abcd")
     thread.join()
     attempts = {name: len(read(tmp_path / name, "workers")) for name in "abcd"}
-    assert attempts["a"] == attempts["c"] == 2
+    assert attempts["a"] == attempts["b"] == attempts["c"] == 2
+    assert (tmp_path / "b" / "saved").exists()
     assert f"{tmp_path}/a lost its worker (The worker died unexpectedly" in caplog.text
+    assert f"{tmp_path}/b lost its worker (saved)" in caplog.text
     assert f"{tmp_path}/c lost its worker (Task failed because the node" in caplog.text
 
 
@@ -321,7 +326,12 @@ def test_a_driver_that_is_killed_takes_its_workers_along(two: Nodes, tmp_path: P
 
 @needs_ray
 def test_a_cluster_elsewhere_is_reached_through_its_client_port(two: Nodes, tmp_path: Path):
-    check_chains(tmp_path, map_chains(tmp_path, "ab", two.client, steps=5), "ab", steps=5)
+    # In a process of its own, as Ray leaves traces of such a connection.
+    out, err = driver(tmp_path, two.client).communicate(timeout=120)
+    assert "dict_keys(['" in out, err
+    assert "no device was touched" in out
+    for name in "abc":
+        assert read(tmp_path / name) == undisturbed(name)
 
 
 def chip(task: dict[str, Any]) -> tuple[str | None, ...]:
@@ -433,6 +443,25 @@ def test_a_study_ends_with_the_same_records(two: Nodes, tmp_path: Path, monkeypa
     assert len(expected) == 12
     assert records_of(workdir) == expected
     assert not [*workdir.glob("groups/**/checkpoints")]
+    # Whoever does a share again that was finished after all finds nothing left to do.
+    share = next(iter(cluster_sweep.shares(expand(study()), place, 2)))
+    cluster_sweep.train_share(share)
+    assert records_of(workdir) == expected
+
+
+def test_groups_are_cut_for_the_machines_and_begun_stacks_are_not(tmp_path: Path):
+    place, members = sweep.Place(tmp_path), expand(study())  # 8 runs of one group, 4 of another
+    [first, *_] = groups_of(members)
+    begun = [member.id for member in first[1:6]]
+    stack = sweep.group_folder(tmp_path, first) / "begun"
+    stack.mkdir(parents=True)
+    (stack / "stack.json").write_text(json.dumps({"runs": begun}))
+    cut = [*cluster_sweep.shares(members, place, 5)]
+    assert [len(share["runs"]) for share in cut] == [5, 3, 3, 1]
+    assert cut[0]["runs"] == begun
+    assert sorted(run for share in cut for run in share["runs"]) == sorted(m.id for m in members)
+    assert cut[0]["group"] == cut[1]["group"] == [member.id for member in first]
+    assert len({share["folder"] for share in cut}) == 4
 
 
 def test_a_folder_is_kept_for_one_at_a_time(tmp_path: Path, caplog, monkeypatch):

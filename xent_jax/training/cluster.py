@@ -80,7 +80,7 @@ def map_on_cluster(
                     try:
                         result = _result(ray, reference)
                     except _Lost as loss:
-                        _tell(task, str(loss), losses, retries)
+                        _tell_or_give_up(task, str(loss), losses, retries)
                         running[give(task)] = task, losses + 1
                     else:
                         on_done(task, result)
@@ -94,9 +94,9 @@ def map_on_cluster(
 def claimed(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keeps a folder for this process; if another has it, waits until that one leaves or ends.
 
-    The lock is the system's and ends with the process that holds it, however that ends: none is
-    ever left behind. Over machines it holds where their file system says so: NFS does, Lustre if
-    mounted with `flock`.
+    The lock is the system's and ends with the process that holds it, however that ends. Over
+    machines it holds where their file system says so: NFS does, and frees what a machine held that
+    it has not heard of for long; Lustre does if mounted with `flock`.
 
     Raises:
       UserError: the file system has no locks.
@@ -143,21 +143,26 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     if address != _LOCAL:
         _check_answers(address)
     try:
+        _connect(ray, address)
+        yield
+    finally:
+        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
         ray.init(
             address=None if address == _LOCAL else address,
             runtime_env={"env_vars": _environment()},
             logging_level="ERROR",  # We tell of losses ourselves.
             log_to_driver=False,
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        lines = str(error).strip().splitlines()
+        reason = " ".join(line.strip() for line in (*lines[:1], *lines[1:][-1:]))
         raise UserError(f"--cluster={address}: {reason}; {_ADDRESSES}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminated)
 
 
 def _check_answers(address: str) -> None:
@@ -236,7 +241,7 @@ def _result(ray: Any, reference: Any) -> Any:
         raise _Lost(re.split(r"[.\n]", str(error).strip(), maxsplit=1)[0]) from error
 
 
-def _tell(task: Task, reason: str, losses: int, retries: int) -> None:
+def _tell_or_give_up(task: Task, reason: str, losses: int, retries: int) -> None:
     if losses == retries:
         raise UserError(
             f"{task['folder']} lost its worker {losses + 1} times ({reason}); worker.log in it "

@@ -70,7 +70,7 @@ def sweep_on_cluster(
                 tqdm.write(f"{runs} runs trained in {seconds:.1f} s", file=sys.stderr)
 
         if todo:
-            make_tasks = partial(_shares, todo, place)
+            make_tasks = partial(shares, todo, place)
             map_on_cluster(train_share, make_tasks, address=address, on_done=on_done)
 
 
@@ -88,7 +88,7 @@ def train_share(task: Task) -> float:
     return time.monotonic() - began
 
 
-def _shares(todo: Sequence[Member], place: Place, many: int) -> Iterator[Task]:
+def shares(todo: Sequence[Member], place: Place, many: int) -> Iterator[Task]:
     """Yields the groups cut into at least `many` tasks, if there are as many runs.
 
     A stack that was begun is a task of its own.
