@@ -27,6 +27,7 @@ from xent_jax.errors import Interrupted, UserError
 from xent_jax.reporting import records
 from xent_jax.training import cluster, cluster_sweep, default_study, expand, sweep
 from xent_jax.training.cluster import claimed, map_on_cluster
+from xent_jax.training.cluster_sweep import train_share
 from xent_jax.training.grouping import groups_of
 from xent_jax.training.signals import StopRequest
 
@@ -373,7 +374,7 @@ def impatient_share(task: dict[str, Any]) -> float:
             return train(*args)
 
         patch.setattr(sweep._Training, "_epoch", epoch)
-        return cluster_sweep.train_share(task)
+        return train_share(task)
 
 
 def study() -> ConfigDict:
@@ -445,7 +446,7 @@ def test_a_study_ends_with_the_same_records(two: Nodes, tmp_path: Path, monkeypa
     assert not [*workdir.glob("groups/**/checkpoints")]
     # Whoever does a share again that was finished after all finds nothing left to do.
     share = next(iter(cluster_sweep.shares(expand(study()), place, 2)))
-    cluster_sweep.train_share(share)
+    train_share(share)
     assert records_of(workdir) == expected
 
 
