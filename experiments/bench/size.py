@@ -10,3 +10,6 @@ EXAMPLES = flags.DEFINE_integer(
 )
 CLASSES = flags.DEFINE_integer("classes", 1000, "Classes of a loss.", lower_bound=4)
 ONLY = flags.DEFINE_string("only", "", "Measure the losses whose names match this expression.")
+RUNS = flags.DEFINE_multi_integer(
+    "runs", [1, 8, 32], "Runs of a stack (sweep, convolution); may be repeated.", lower_bound=1
+)

@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.bench import eager
-from experiments.bench.size import EXAMPLES
+from experiments.bench.size import EXAMPLES, RUNS
 from xent_jax import training
 from xent_jax.data import Dataset
 from xent_jax.training import grouping
@@ -36,7 +36,6 @@ from xent_jax.training.study import default_study, expand
 _MODELS = flags.DEFINE_multi_enum(
     "model", ["mlp", "lenet"], list(eager.NETWORKS), "Network to train (sweep); may be repeated."
 )
-_RUNS = flags.DEFINE_multi_integer("runs", [1, 8, 32], "Runs of a sweep; may be repeated.", 1)
 _WIDTHS = flags.DEFINE_multi_integer(
     "width", [1, 2, 4, 8, 16, 32], "Runs side by side (sweep); may be repeated.", 1
 )
@@ -85,7 +84,7 @@ def _contest(workload: Workload) -> dict[str, Any]:
             return processes.enter_context(ProcessPoolExecutor(1, spawn, _begin, (cores,)))
 
         ours = process(cores=True)
-        sweeps = [_enter(ours, f"sweep of {n}", n, _swept, workload, n) for n in _RUNS.value]
+        sweeps = [_enter(ours, f"sweep of {n}", n, _swept, workload, n) for n in RUNS.value]
         rivals = [_enter(process(cores=False), _ALONE, 1, _alone, workload)]
         for name, tuned in {"PyTorch": False, "PyTorch, tuned": True}.items():
             if eager.INSTALLED:

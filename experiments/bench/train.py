@@ -4,16 +4,17 @@ All train the same 784-256-10 perceptron with Adam on the same shuffled batches 
 their epochs interleaved; the median over the epochs counts.
 """
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from experiments.bench import eager
 from experiments.bench.size import EXAMPLES
 from xent_jax import training
 from xent_jax.data import Dataset
@@ -38,9 +39,10 @@ def measure() -> dict[str, float]:
         "epoch in one scan": _scanned(_run(images, labels)),
         "loop of steps": _looped(_run(images, labels)),
     }
-    if importlib.util.find_spec("torch"):
-        contestants["PyTorch eager"] = _torch(images, labels, tuned=False)
-        contestants["PyTorch eager, tuned"] = _torch(images, labels, tuned=True)
+    if eager.INSTALLED:
+        network = partial(eager.mlp, _HIDDEN.value)
+        for name, tuned in {"PyTorch eager": False, "PyTorch eager, tuned": True}.items():
+            contestants[name] = eager.trainer(network, images, labels, _BATCH.value, tuned=tuned)()
     else:
         print("PyTorch is not installed, so it is left out.")
     seconds = {name: [] for name in contestants}
@@ -113,29 +115,3 @@ def _shuffled_batches(run: Run) -> Iterator[dict[str, np.ndarray]]:
             "mask": np.ones(size, bool),
             "position": np.arange(size, dtype=np.int32),
         }
-
-
-def _torch(images: np.ndarray, labels: np.ndarray, *, tuned: bool) -> Epoch:
-    """PyTorch as written by default, or with a fused Adam and denormals flushed to zero."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.from_numpy(images).reshape(len(images), -1).to(device)
-    y = torch.from_numpy(labels).long().to(device)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(784, _HIDDEN.value), torch.nn.ReLU(), torch.nn.Linear(_HIDDEN.value, 10)
-    ).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=tuned or None)
-
-    def epoch() -> None:
-        torch.set_flush_denormal(tuned)
-        for index in torch.randperm(len(x), device=device).split(_BATCH.value):
-            batch = (x[index].float() / 255 - 0.5) / 0.29
-            loss = torch.nn.functional.cross_entropy(model(batch), y[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return epoch

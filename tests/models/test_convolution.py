@@ -100,7 +100,14 @@ def test_mapped_over_kernels_there_is_no_grouped_convolution_on_cpu() -> None:
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have XLA's")
-def test_the_form_is_the_one_that_is_fast_on_cpu() -> None:
-    x, w = drawn(2, 5, 5, 1), drawn(3, 3, 1, 2)
-    program = str(jax.make_jaxpr(lambda x, w: convolution(x, w, (1, 1), "SAME"))(x, w))
-    assert "custom_vjp" in program
+@pytest.mark.parametrize(
+    ("kernel", "form"), [((5, 5, 6, 16), "patches"), ((3, 3, 1, 32), "in turn")]
+)
+def test_the_form_is_the_one_that_is_fast_on_cpu(kernel: tuple[int, ...], form: str) -> None:
+    x, w = drawn(2, 7, 7, kernel[2]), drawn(*kernel)
+
+    def program(**chosen: str) -> str:
+        convolve = partial(convolution, strides=(1, 1), padding="SAME", **chosen)
+        return str(jax.make_jaxpr(convolve)(x, w)).split(" at 0x")[0]
+
+    assert program() == program(form=form)
