@@ -98,7 +98,7 @@ def _omniglot(test_ways: int = 5) -> Config:
     episodes |= {"test_shots": (1, 5), "test_queries": 15, "episodes_per_epoch": 1000}
     maml = {"ways": test_ways, "inner_steps": 1, "test_inner_steps": 3, "inner_learning_rate": 0.4}
     config = _study(f"Omniglot, {test_ways} ways", episodes, maml | {"episodes_per_step": 1})
-    config.dataset.name = "omniglot"
+    config.dataset.name, config.report.published = "omniglot", "omniglot"
     config.model = ConfigDict({"name": "conv4"})
     config.schedule = ConfigDict(
         {"name": "step", "at": tuple(i / 10 for i in range(1, 10)), "factor": 0.5}

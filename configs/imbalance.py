@@ -114,7 +114,8 @@ def _methods(config: Config, beta: float) -> tuple[Method, ...]:
     The retrained classifier's is a stage of its own, so that features are trained as the others'.
     """
     late = config.epochs * 4 // 5
-    again = config.epochs // 10
+    # As many steps as a classifier needs: of a small set that is as many epochs as its features.
+    again = config.epochs if config.dataset.name == "digits" else config.epochs // 10
     return (
         _erm(),
         _focal(),

@@ -79,6 +79,8 @@ def keep_compiled(workdir: Path, directory: str | None) -> None:
     jax.config.update(
         "jax_compilation_cache_dir", str(path.absolute()) if directory != "" else None
     )
+    # Quick ones, too: a study has many programs that differ from one another in a part only.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

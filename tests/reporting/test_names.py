@@ -21,7 +21,7 @@ def test_metrics_have_names(path, name):
 
 def test_conditions_have_names():
     condition = {"corruption.name": "part_dependent", "corruption.rate": 0.30000000000000004}
-    assert names.condition_name(condition) == "noise part dependent, noise rate 0.3"
+    assert names.condition_name(condition) == "part dependent noise 0.3"
     assert names.condition_name({"few_shot.ways": 5, "model.name": "cnn8"}) == "ways 5, model cnn8"
     assert names.condition_name({}) == ""
 

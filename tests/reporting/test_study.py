@@ -170,3 +170,14 @@ def test_choosing_needs_validation_only_where_there_is_a_choice(tmp_path):
     for path in records_files(two):
         path.unlink()
     assert {r.tuned["loss.q"] for r in chosen(load_study(two))} == {0.3}  # nothing ran yet
+
+
+def test_a_study_of_balanced_accuracy_is_judged_by_it(tmp_path):
+    write_study(tmp_path, report={"metrics": ("test.balanced_accuracy",)})
+    assert {run.judge for run in load_study(tmp_path).runs} == {"balanced_accuracy"}
+    rare = {"accuracy": 0.9, "balanced_accuracy": 0.2}
+    even = {"accuracy": 0.5, "balanced_accuracy": 0.5}
+    records = tuple({"epoch": epoch, "validation": v} for epoch, v in ((1, rare), (2, even)))
+    judged = load_study(tmp_path).runs[0]._replace(records=records, config={"epochs": 2})
+    assert reported_record(judged, "validation") == records[1]
+    assert reported_record(judged._replace(judge="accuracy"), "validation") == records[0]

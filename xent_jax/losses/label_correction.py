@@ -405,8 +405,8 @@ def anchor_point_transition_matrix(
       probabilities: of the noisy labels, one row per example, as softmax of the logits of a model
         that was trained on them with the cross-entropy; better on data it was not fitted to.
       quantile: which example of a class is taken, by its probability of that class: the largest at
-        1, the smallest at 0. A little less than 1 is safe from outliers: the paper uses 0.97 for
-        CIFAR-100. (The authors' code takes the largest below that quantile.)
+        1, the smallest at 0. A little less than 1 is safe from outliers: the authors'
+        code takes the largest below the quantile of 0.97, but on CIFAR-100 the largest of all.
       where: True for the examples that count.
 
     Returns:

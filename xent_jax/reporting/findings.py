@@ -147,15 +147,16 @@ def _ranked(ranking: Ranking | None) -> list[str]:
 
 def _reported(study: Study) -> str:
     """Says which epoch is reported, and that test data chose nothing."""
+    judge = f"alidation {metric_name(study.runs[0].judge)}"
     if study.config["report"]["epoch"] == "last":
         epoch = "All numbers are of the last epoch"
     else:
-        epoch = "All numbers are of the epoch with the best validation accuracy"
+        epoch = f"All numbers are of the epoch with the best v{judge}"
     tuned = dict.fromkeys(key for run in study.runs for key in run.tuned)
     if not tuned:
         return f"{epoch}. Test data chose nothing."
     keys = _listed(map(key_name, tuned))
-    return f"{epoch}. Validation accuracy chose {keys}; test data chose nothing."
+    return f"{epoch}. V{judge} chose {keys}; test data chose nothing."
 
 
 def _trained_on(runs: Sequence[StudyRun]) -> list[str]:

@@ -12,6 +12,11 @@ _METRICS = {
     "wrong_labels.recovered": "wrong labels recovered",
 }
 _KEYS = {"corruption.rate": "noise rate", "corruption.name": "noise"}
+# A kind and its number, which are told together: symmetric noise 0.4.
+_KINDS = (
+    ("corruption.name", "corruption.rate", " noise"),
+    ("imbalance.name", "imbalance.ratio", ""),
+)
 _SHARES = ("accuracy", "recall", "f1", "calibration_error", "memorised", "recovered")
 
 
@@ -42,8 +47,13 @@ def key_name(key: str) -> str:
 
 
 def condition_name(condition: Mapping[str, Any]) -> str:
-    """Returns what people call a condition: 'noise rate 0.4, dataset mnist'; '' if it is empty."""
-    return ", ".join(f"{key_name(key)} {shown(value)}" for key, value in condition.items())
+    """Returns what people call a condition: 'symmetric noise 0.4'; '' if it is empty."""
+    left = dict(condition)
+    parts = []
+    for kind, number, noun in _KINDS:
+        if isinstance(left.get(kind), str) and number in left:
+            parts.append(f"{shown(left.pop(kind))}{noun} {shown(left.pop(number))}")
+    return ", ".join(parts + [f"{key_name(key)} {shown(value)}" for key, value in left.items()])
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class StudyRun(NamedTuple):
     config: dict[str, Any]  # the whole training config
     command: str  # repeats this run alone
     records: tuple[Record, ...]  # one per evaluated epoch, oldest first
+    judge: str = "accuracy"  # of the validation examples, by which the study chooses
 
     @property
     def status(self) -> str:
@@ -82,7 +84,8 @@ def reported_record(run: StudyRun, epoch_rule: str) -> Record | None:
 
     Args:
       run: of which.
-      epoch_rule: 'last', or 'validation': the first epoch of the best validation accuracy.
+      epoch_rule: 'last', or 'validation': the first epoch of the best validation accuracy, or
+        balanced accuracy where the study is about that.
 
     Raises:
       UserError: another rule, or nothing was validated.
@@ -93,15 +96,16 @@ def reported_record(run: StudyRun, epoch_rule: str) -> Record | None:
         return None
     if epoch_rule == "last":
         return run.records[-1]
-    return max(run.records, key=_validation_accuracy)
+    return max(run.records, key=partial(_validated, run))
 
 
 def chosen(study: Study) -> tuple[StudyRun, ...]:
     """Returns the runs that are reported: for each method and condition, one choice of `tuned`.
 
-    It is the choice of the highest mean validation accuracy over the seeds, at the epoch that is
-    reported. One that fewer seeds finished loses against one that more did, and of two that are
-    equal the grid's first is taken. The test set never chooses.
+    It is the choice of the highest mean validation accuracy over the seeds, balanced where the
+    study's main metric is, at the epoch that is reported. One that fewer seeds finished loses
+    against one that more did, and of two that are equal the grid's first is taken. The test set
+    never chooses.
 
     Raises:
       UserError: there is something to choose, and nothing was validated.
@@ -116,12 +120,13 @@ def chosen(study: Study) -> tuple[StudyRun, ...]:
 
 
 def _score(runs: Iterable[StudyRun], rule: str) -> tuple[int, float]:
-    ends = [record for run in runs if (record := reported_record(run, rule)) is not None]
-    return len(ends), sum(map(_validation_accuracy, ends)) / max(len(ends), 1)
+    ends = [(run, reported_record(run, rule)) for run in runs]
+    found = [_validated(run, record) for run, record in ends if record is not None]
+    return len(found), sum(found) / max(len(found), 1)
 
 
-def _validation_accuracy(record: Record) -> float:
-    accuracy = value(record, "validation.accuracy")
+def _validated(run: StudyRun, record: Record) -> float:
+    accuracy = value(record, f"validation.{run.judge}")
     if accuracy is None:
         raise UserError(
             "nothing was validated, by which an epoch or a hyper-parameter could be chosen: set "
@@ -151,7 +156,9 @@ def _listed(folder: Path) -> tuple[dict[str, Any], list[StudyRun]]:
         )
     try:
         listed = json.loads(path.read_text())
-        runs = [StudyRun(**run, records=()) for run in listed["runs"]]
+        main = listed["config"]["report"]["metrics"][0]
+        judge = "balanced_accuracy" if main.endswith(".balanced_accuracy") else "accuracy"
+        runs = [StudyRun(**run, records=(), judge=judge) for run in listed["runs"]]
         if any("epochs" not in run.config for run in runs):
             raise KeyError("epochs")
         return listed["config"], runs

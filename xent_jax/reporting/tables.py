@@ -225,7 +225,8 @@ def _what_is_shown(study: Study, metrics: Sequence[str], seeds: int) -> str:
     )
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     last = study.config["report"]["epoch"] == "last"
-    epoch = "the last epoch" if last else "the epoch of the best validation accuracy"
+    best = f"the epoch of the best validation {names.metric_name(study.runs[0].judge)}"
+    epoch = "the last epoch" if last else best
     sentence = f"{told[:1].upper()}{told[1:]}: {spread}, at {epoch}."
     if seeds > 1:
         factor = stats.t.ppf(1 - statistics.LEVEL / 2, seeds - 1) / math.sqrt(seeds)
@@ -278,8 +279,9 @@ def _chosen_caption(study: Study) -> str:
         values = _tried(run.tuned for run in study.runs if run.method == method)
         of.setdefault(values, []).append(method)
     tried = (f"{', '.join(methods)}: {values}" for values, methods in of.items())
+    judge = names.metric_name(study.runs[0].judge)
     return (
-        "For each method and condition, what has the best mean validation accuracy over the "
+        f"For each method and condition, what has the best mean validation {judge} over the "
         "seeds; validation labels are as wrong as training's, and the test set chose nothing. "
         f"Tried for {'. For '.join(tried)}."
     )

@@ -5,6 +5,7 @@ brings the examples to the functions of `step.py`, which `mesh.py` or `pmap.py` 
 """
 
 from xent_jax.training.config import Config, check_config, default_config
+from xent_jax.training.few_shot import FEW_SHOT_METHODS
 from xent_jax.training.loop import Result, train
 from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
@@ -14,6 +15,7 @@ from xent_jax.training.study import Member, default_study, expand, matching
 from xent_jax.training.wrappers import MIXINGS, REWEIGHTINGS
 
 __all__ = [
+    "FEW_SHOT_METHODS",
     "MIXINGS",
     "OPTIMIZERS",
     "REWEIGHTINGS",

@@ -15,7 +15,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from xent_jax.training.cluster import Task, map_on_cluster
+from xent_jax.training.cluster import Task, claimed, map_on_cluster
 from xent_jax.training.config import Config
 from xent_jax.training.grouping import groups_of
 from xent_jax.training.progress import Progress
@@ -60,18 +60,19 @@ def sweep_on_cluster(
     place = _absolute(place)
     members = matching(expand(config), only)
     claim(place.workdir, config, members, command)
-    todo = unfinished(place.workdir, members)
-    with Progress(len(members), len(todo), shown=progress) as told:
+    with claimed(place.workdir):
+        todo = unfinished(place.workdir, members)
+        with Progress(len(members), len(todo), shown=progress) as told:
 
-        def on_done(task: Task, seconds: float) -> None:
-            runs = len(task["runs"])
-            told.advance(float(runs))
-            if progress:
-                tqdm.write(f"{runs} runs trained in {seconds:.1f} s", file=sys.stderr)
+            def on_done(task: Task, seconds: float) -> None:
+                runs = len(task["runs"])
+                told.advance(float(runs))
+                if progress:
+                    tqdm.write(f"{runs} runs trained in {seconds:.1f} s", file=sys.stderr)
 
-        if todo:
-            make_tasks = partial(shares, todo, place)
-            map_on_cluster(train_share, make_tasks, address=address, on_done=on_done)
+            if todo:
+                make_tasks = partial(shares, todo, place)
+                map_on_cluster(train_share, make_tasks, address=address, on_done=on_done)
 
 
 def train_share(task: Task) -> float:

@@ -49,7 +49,7 @@ _AT_ONCE = 50  # test episodes, which are in memory together
 
 _UNREAD = ("loss", "baseline", "corruption", "imbalance", "sampler", "reweighting", "mixing")
 _UNREAD += ("teacher", "co_teaching", "evaluation", "ema_decay", "dataset.shift", "dataset.flip")
-_UNREAD += ("dataset.train_examples", "dataset.validation_examples")
+_UNREAD += ("dataset.train_examples", "dataset.validation_examples", "second_stage")
 
 
 def load_few_shot_sets(

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from xent_jax.errors import Interrupted, UserError
 from xent_jax.reporting import records
 from xent_jax.training.checkpoint import Checkpointer
+from xent_jax.training.cluster import claimed
 from xent_jax.training.config import Config, as_plain, differences
 from xent_jax.training.grouping import Group, assemble, groups_of, load_splits_of, signature
 from xent_jax.training.progress import Progress
@@ -71,12 +72,13 @@ def sweep(
     """
     members = matching(expand(config), only)
     claim(place.workdir, config, members, command)
-    todo = unfinished(place.workdir, members)
-    groups = groups_of(todo)
-    with Progress(len(members), len(todo), shown=progress) as told, StopRequest() as stop:
-        for number, group in enumerate(groups, start=1):
-            told.begin(f"group {number} of {len(groups)}", group)
-            train_group(group, group, group_folder(place.workdir, group), place, told, stop)
+    with claimed(place.workdir), StopRequest() as stop:
+        todo = unfinished(place.workdir, members)
+        groups = groups_of(todo)
+        with Progress(len(members), len(todo), shown=progress) as told:
+            for number, group in enumerate(groups, start=1):
+                told.begin(f"group {number} of {len(groups)}", group)
+                train_group(group, group, group_folder(place.workdir, group), place, told, stop)
 
 
 def forecast(config: Config, place: Place, *, only: Iterable[str] = ()) -> str:
