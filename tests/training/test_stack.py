@@ -1,5 +1,8 @@
 """A run inside a stack is the same run as alone."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -158,6 +161,15 @@ def test_what_changes_code_or_shapes_makes_a_group_of_its_own():
     ]
 
 
+def test_a_rate_may_be_a_whole_number():
+    grid = ConfigDict({"corruption": {"rate": (0, 0.5)}})
+    members = expand(study(grid=grid, tune=ConfigDict(), methods=METHODS[:1], seeds=1))
+    group = assemble(members, members, SPLITS)
+    program = compile_stack(group.trainable, group.facts[0], group.shared, 2)
+    state = program.stack.init(program.place(group.facts))
+    assert state.step.shape == (2,)
+
+
 def test_a_bad_number_of_one_run_is_told_before_anything_is_compiled():
     methods = ({"label": "bad", "loss": {"name": "generalized_cross_entropy", "q": -0.5}},)
     members = expand(study(methods=(*METHODS, *methods), seeds=1))
@@ -183,3 +195,25 @@ def test_a_stack_is_cut_to_the_memory_there_is(monkeypatch: pytest.MonkeyPatch):
     assert 2 <= part.runs <= 8
     with pytest.raises(UserError, match=r"one run of 16 needs .* may be taken \(--memory_gb\)"):
         compile_stack(*make, runs=16, memory=1e3)
+
+
+_FACTORISE = """
+from xent_jax.training.stack import use_cores
+use_cores()
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+def factorise(x):
+    step = lambda x, _: (x + jnp.linalg.cholesky(x).sum((-2, -1), keepdims=True) * 0, None)
+    return jax.lax.scan(step, x, None, length=6000)[0]
+mesh = Mesh(np.asarray(jax.devices()), ("runs",))
+spread = jax.shard_map(factorise, mesh=mesh, in_specs=P("runs"), out_specs=P("runs"))
+matrices = jnp.tile(jnp.eye(25), (50 * jax.device_count(), 1, 1))
+jax.block_until_ready(jax.jit(spread)(matrices))
+"""
+
+
+def test_factorisations_on_every_core_do_not_wait_for_one_another():
+    kept = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")
+    environment = {key: value for key, value in os.environ.items() if key not in kept}
+    command = [sys.executable, "-c", _FACTORISE]
+    subprocess.run(command, env=environment, check=True, timeout=120)

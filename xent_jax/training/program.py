@@ -221,9 +221,11 @@ def _noise(config: Config, train: data.Dataset) -> tuple[Any, Any]:
     arguments = {key: value for key, value in spec.items() if key not in ("name", "seed")}
     arguments["dataset_name"] = train.name
     matrix = data.transition_matrix(spec.name, train.num_classes, **arguments)
+    # Always a float: of a stack's runs one may say 0 and another 0.4.
+    rate = float(spec.rate) if "rate" in spec else None
     if matrix is None or stages.estimates_transition(config):
-        return None, spec.get("rate")
-    return matrix.astype(np.float32), spec.get("rate")
+        return None, rate
+    return matrix.astype(np.float32), rate
 
 
 def _samplers(
