@@ -84,13 +84,11 @@ def classifier(config: Config, shapes: Shapes, sections: Sequence[Section]) -> T
         found = {"features": step.features(program, state, test["image"][:_SHOWN])}
         found["label"] = test["label"][:_SHOWN]
         if config.evaluation.temperature_scaling:
-            held_out = facts.sets["validation"]
-            predict = partial(step.predict_batch, program, state)
-            found["logits"] = {
-                "validation": predict({"image": shared["image"][held_out["place"]]}),
-                "test": predict({"image": test["image"]}),
-            }
-            found["labels"] = {"validation": held_out["label"], "test": test["label"]}
+            held_out = {"image": shared["image"], **facts.sets["validation"]}
+            sets = {"validation": held_out, "test": test}
+            predict = partial(step.predict, program, _all, state)
+            found["logits"] = {name: predict(data) for name, data in sets.items()}
+            found["labels"] = {name: data["label"] for name, data in sets.items()}
         return found
 
     def describe(sums: dict[str, Any], finished: dict[str, Any] | None) -> dict[str, Any]:
