@@ -202,18 +202,23 @@ from xent_jax.training.stack import use_cores
 use_cores()
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
-def factorise(x):
-    step = lambda x, _: (x + jnp.linalg.cholesky(x).sum((-2, -1), keepdims=True) * 0, None)
-    return jax.lax.scan(step, x, None, length=6000)[0]
+def factorise(keys):
+    def step(key, _):
+        key, own = jax.random.split(key)
+        x = jax.random.normal(own, (50, 25, 25))
+        x = x @ jnp.swapaxes(x, -1, -2) + jnp.eye(25)
+        return key, jnp.linalg.cholesky(x).sum()
+    return jax.lax.scan(step, keys[0], None, length=20_000)[1][None]
 mesh = Mesh(np.asarray(jax.devices()), ("runs",))
-spread = jax.shard_map(factorise, mesh=mesh, in_specs=P("runs"), out_specs=P("runs"))
-matrices = jnp.tile(jnp.eye(25), (50 * jax.device_count(), 1, 1))
-jax.block_until_ready(jax.jit(spread)(matrices))
+spec = {"in_specs": P("runs"), "out_specs": P("runs"), "check_vma": False}
+keys = jax.random.split(jax.random.key(0), jax.device_count())
+jax.block_until_ready(jax.jit(jax.shard_map(factorise, mesh=mesh, **spec))(keys))
 """
 
 
+@pytest.mark.slow  # Without the remedy it stops for ever in some of the first 20,000 steps.
 def test_factorisations_on_every_core_do_not_wait_for_one_another():
     kept = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PJRT_NPROC")
     environment = {key: value for key, value in os.environ.items() if key not in kept}
     command = [sys.executable, "-c", _FACTORISE]
-    subprocess.run(command, env=environment, check=True, timeout=120)
+    subprocess.run(command, env=environment, check=True, timeout=240)

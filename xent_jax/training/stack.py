@@ -35,8 +35,13 @@ _SHARE_OF_MEMORY = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 def use_cores() -> None:
     """Makes a device of every core of a CPU, as runs are spread over devices."""
-    if "XLA_FLAGS" not in os.environ and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if "XLA_FLAGS" in os.environ or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update("jax_num_cpu_devices", cores)
+    # JAX shares out a batch of factorisations among the threads of XLA's pool and waits for them in
+    # one of these. Were there no more threads than devices, all of them could wait for ever.
+    os.environ.setdefault("PJRT_NPROC", str(cores + 1))
 
 
 class Stack(NamedTuple):
