@@ -337,7 +337,7 @@ def test_devices_share_both_stages(stage: Any, changes: Any, parallel: str) -> N
 
 def test_a_stack_takes_both_stages_as_its_runs_do_and_pays_for_one_at_a_time() -> None:
     configs = [config(RETRAINING, seed=seed) for seed in (0, 1)]
-    facts = [run_facts(each, SETS, 6) for each in configs]
+    facts = [run_facts(each, SETS) for each in configs]
     trainable = classifier(configs[0], shapes_of(TRAIN), [configs[0].loss])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *facts)
     mapped = jax.vmap(partial(trainable.train, length=STEPS), in_axes=(0, 0, None, None, None))

@@ -28,18 +28,20 @@ class RunFacts(NamedTuple):
     sets: Mapping[str, Columns]  # train, wrong and perhaps validation: place, label ..., mask
 
 
-def run_facts(config: Config, sets: Mapping[str, Dataset], wrong_examples: int) -> RunFacts:
-    """Returns a run's facts, on the host.
-
-    Args:
-      config: the run's.
-      sets: as `make_sets` gives them.
-      wrong_examples: to how many the wrong ones are padded, as all runs of a stack have as many.
-    """
+def run_facts(config: Config, sets: Mapping[str, Dataset]) -> RunFacts:
+    """Returns the facts of a run, whose sets are as `make_sets` gives them, on the host."""
     columns = {name: _columns(sets[name]) for name in ("train", "validation") if name in sets}
-    wrong = _columns(sets["wrong"]) if "wrong" in sets else _none_of(columns["train"])
-    columns["wrong"] = {key: _padded(value, wrong_examples) for key, value in wrong.items()}
+    columns["wrong"] = _columns(sets["wrong"]) if "wrong" in sets else _none_of(columns["train"])
     return RunFacts(facts_of(config, sets["train"]), columns)
+
+
+def padded(facts: Sequence[RunFacts]) -> list[RunFacts]:
+    """Returns the runs with as many wrong labels each, as a stack needs them; masks tell."""
+    most = max(len(run.sets["wrong"]["mask"]) for run in facts)
+    wrong = [{k: _padded(x, most) for k, x in run.sets["wrong"].items()} for run in facts]
+    return [
+        run._replace(sets={**run.sets, "wrong": own}) for run, own in zip(facts, wrong, strict=True)
+    ]
 
 
 def shared_arrays(train: Dataset, test: Dataset) -> dict[str, Any]:

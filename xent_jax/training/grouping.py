@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from xent_jax.data import Dataset
 from xent_jax.training import few_shot
-from xent_jax.training.classifier import classifier, run_facts, shared_arrays
+from xent_jax.training.classifier import classifier, padded, run_facts, shared_arrays
 from xent_jax.training.config import Config, as_plain
 from xent_jax.training.objective import is_stateful, make_objective, traceable, with_preset
 from xent_jax.training.optimizer import make_optimizer
-from xent_jax.training.program import constants_of, facts_of, feed_shapes, shapes_of
+from xent_jax.training.program import Facts, Shapes, constants_of, feed_shapes, shapes_of
 from xent_jax.training.run import check_together, load_splits, make_sets
 from xent_jax.training.study import Member
 from xent_jax.training.trainable import Trainable
@@ -69,20 +69,21 @@ def assemble(members: Sequence[Member], group: Sequence[Member], splits: Splits)
         return _assemble_few_shot(members, splits)
     sections = list({_structure(m.config): _section(m.config) for m in group}.values())
     structures = list({_structure(m.config): None for m in group})
-    sets = [make_sets(m.config, splits["train"], splits["test"]) for m in members]
-    _check_each(members, sets)
-    wrong = max(len(s["wrong"].labels) if "wrong" in s else 0 for s in sets)
-    facts = []
-    for member, own in zip(members, sets, strict=True):
-        found = run_facts(member.config, own, wrong)
+    facts, checked = [], set()
+    for member in members:  # One at a time: their sets hold images, of which facts keep none.
+        sets = make_sets(member.config, splits["train"], splits["test"])
+        check_together(member.config, sets["train"])
+        found, shapes = run_facts(member.config, sets), shapes_of(sets["train"])
+        _check_numbers(member.config, shapes, found.program, checked)
         program = found.program._replace(
             choice=np.asarray(structures.index(_structure(member.config)), np.int32),
             numbers=_numbers(member.config),
             loss_numbers=_loss_numbers(member.config, sections, structures),
         )
         facts.append(found._replace(program=program))
-    trainable = classifier(config, shapes_of(sets[0]["train"]), sections)
-    return Group(members, trainable, facts, shared_arrays(splits["train"], splits["test"]))
+    trainable = classifier(config, shapes, sections)
+    shared = shared_arrays(splits["train"], splits["test"])
+    return Group(members, trainable, padded(facts), shared)
 
 
 def _assemble_few_shot(members: Sequence[Member], splits: Splits) -> Group:
@@ -147,17 +148,12 @@ def _loss_numbers(
     return tuple(numbers)
 
 
-def _check_each(members: Sequence[Member], sets: Sequence[Mapping[str, Dataset]]) -> None:
+def _check_numbers(config: Config, shapes: Shapes, facts: Facts, checked: set[str]) -> None:
     """Tells of a number out of its range, as nothing is seen of those that are traced."""
-    seen = set()
-    for member, own in zip(members, sets, strict=True):
-        config = member.config
-        text = json.dumps([_section(config), as_plain(config.optimizer), config.weight_decay])
-        if text in seen:
-            continue
-        seen.add(text)
-        check_together(config, own["train"])
-        shapes, facts = shapes_of(own["train"]), facts_of(config, own["train"])
-        constants = constants_of(facts, shapes, None)
-        make_objective("loss", config.loss, feed_shapes(config, shapes), constants)
-        make_optimizer(config, 1)
+    text = json.dumps([_section(config), as_plain(config.optimizer), config.weight_decay])
+    if text in checked:
+        return
+    checked.add(text)
+    constants = constants_of(facts, shapes, None)
+    make_objective("loss", config.loss, feed_shapes(config, shapes), constants)
+    make_optimizer(config, 1)
