@@ -150,7 +150,9 @@ def _loss_numbers(
 
 def _check_numbers(config: Config, shapes: Shapes, facts: Facts, checked: set[str]) -> None:
     """Tells of a number out of its range, as nothing is seen of those that are traced."""
-    text = json.dumps([_section(config), as_plain(config.optimizer), config.weight_decay])
+    # Its kind of noise, too, as not every loss can take every matrix.
+    plain = map(as_plain, (config.optimizer, config.corruption))
+    text = json.dumps([_section(config), config.weight_decay, *plain])
     if text in checked:
         return
     checked.add(text)
