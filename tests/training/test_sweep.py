@@ -105,6 +105,14 @@ def test_what_is_finished_is_not_trained_again_and_what_is_new_is(tmp_path: Path
     assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == 6
 
 
+def test_features_are_recorded_of_the_first_seed_alone_whatever_is_left_to_train(tmp_path: Path):
+    config = study(methods=METHODS[:1], seeds=3)
+    run(tmp_path, config, only=["seed=0"])
+    by_run = run(tmp_path, config)
+    shown = {member.seed for member in expand(config) if "embedding" in by_run[member.id][-1]}
+    assert shown == {0}
+
+
 def test_another_study_does_not_mix_into_the_folder(whole):
     workdir, by_run = whole
     with pytest.raises(UserError, match=r"holds another study \(batch_size: 10 -> 20\)"):

@@ -149,6 +149,7 @@ def train_group(
     begun = [runs for runs in begun_stacks(folder) if facts.keys() >= {*runs}]
     rest = [m.id for m in members if not any(m.id in runs for runs in begun)]
     programs: dict[int, Compiled] = {}
+    shown = _of_first_seed(place.workdir)
     while begun or rest:
         many = len(begun[0]) if begun else len(rest)
         if many not in programs:
@@ -160,7 +161,7 @@ def train_group(
             rest = []
         runs = begun.pop(0)
         _check_fits(folder, runs, program)
-        training = _Training(folder, runs, program, assembled)
+        training = _Training(folder, runs, program, assembled, shown)
         training.train([facts[run] for run in runs], told, stop)
 
 
@@ -209,14 +210,27 @@ def members_of(workdir: Path, ids: Iterable[str]) -> list[Member]:
     ]
 
 
+def _of_first_seed(workdir: Path) -> frozenset[str]:
+    """Returns the claimed runs of the first seed, finished ones and other machines' among them."""
+    runs = json.loads((workdir / "runs.json").read_text())["runs"]
+    first = min(run["seed"] for run in runs)
+    return frozenset(run["id"] for run in runs if run["seed"] == first)
+
+
 class _Training:
     """One stack's way from its folder back to it."""
 
-    def __init__(self, folder: Path, runs: Sequence[str], program: Compiled, group: Group):
+    def __init__(
+        self,
+        folder: Path,
+        runs: Sequence[str],
+        program: Compiled,
+        group: Group,
+        shown: frozenset[str],
+    ):
         self._folder, self._runs, self._program = folder / digest(runs), runs, program
         self._trainable, self._every = group.trainable, group.members[0].config.eval_every_epochs
-        first_seed = min(member.seed for member in group.members)
-        self._shown = {member.id for member in group.members if member.seed == first_seed}
+        self._shown = shown  # whose features are recorded
         self._seconds = 0.0  # of training and evaluation, in all processes that worked on it
         self._diverged: dict[str, int] = {}  # the epoch in which a run's numbers were not finite
 
