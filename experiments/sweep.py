@@ -60,11 +60,19 @@ def main(argv: Sequence[str]) -> None:
     print(write_report([workdir], workdir / "report"))
 
 
+_OF_HERE = ("only", "workdir", "data_dir", "raw_dir", "compilation_cache", "cluster", "memory_gb")
+
+
 def _command() -> str:
     """Returns what was typed, without the flags that say where and how much of it."""
-    skipped = ("--only", "--workdir", "--data_dir", "--raw_dir", "--compilation_cache", "--cluster")
-    kept = [flag for flag in sys.argv[1:] if not flag.startswith(skipped)]
-    return shlex.join(["python", "-m", "experiments.sweep", *kept])
+    kept, given = ["python", "-m", "experiments.sweep"], iter(sys.argv[1:])
+    for flag in given:
+        name, equals, _ = flag.lstrip("-").partition("=")
+        if name not in _OF_HERE:
+            kept.append(flag)
+        elif not equals:
+            next(given, None)  # its value, which stands apart
+    return shlex.join(kept)
 
 
 if __name__ == "__main__":
