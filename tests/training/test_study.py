@@ -117,6 +117,17 @@ def test_each_mistake_is_named(changes: dict[str, Any], expected: str):
         expand(study(**changes))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("parallel", "pmap"), ("baseline", ConfigDict({"name": "mean_absolute_error"}))],
+)
+def test_what_only_single_runs_read_is_told(key: str, value: Any):
+    config = default_study()
+    config[key] = value
+    with pytest.raises(UserError, match=f"config.{key} has no meaning in a study"):
+        expand(config)
+
+
 def test_a_training_config_is_no_study():
     config = default_study()
     del config.methods

@@ -19,6 +19,10 @@ _REPORT = {
     "published": "",  # whose numbers stand beside ours: a key of reporting.published
 }
 _FILTERS = ("id", "method", "seed", *CALLS)
+_OF_SINGLE_RUNS = {
+    "parallel": "a stack's runs are spread over the devices, each run on one",
+    "baseline": "add it to config.methods",
+}
 
 Change = tuple[str, Any]
 """A dotted key of a config, and its value."""
@@ -177,6 +181,7 @@ def _member(
     for key, value in (*_method_changes(changes), *conditions, *tuned, ("seed", seed)):
         _change(config, key, value)
     config = check_config(config)
+    _check_read(config)
     text = json.dumps([method["label"], as_plain(config)], sort_keys=True)
     return Member(
         id=hashlib.sha256(text.encode()).hexdigest()[:10],
@@ -186,6 +191,13 @@ def _member(
         seed=seed,
         config=config,
     )
+
+
+def _check_read(config: Config) -> None:
+    ours, default = as_plain(config), as_plain(default_config())
+    for key, instead in _OF_SINGLE_RUNS.items():
+        if ours[key] != default[key]:
+            raise UserError(f"config.{key} has no meaning in a study: {instead}")
 
 
 def _method_changes(changes: Mapping[str, Any]) -> Iterator[Change]:
