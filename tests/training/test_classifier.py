@@ -1,6 +1,7 @@
 """A classifier's run in a stack measures what it would alone."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -46,3 +47,19 @@ def test_temperatures_are_fitted_to_the_logits_of_the_run_alone_a_batch_at_a_tim
             ours = finished["logits"][name][index]
             np.testing.assert_allclose(ours, feed.logits(single, name), rtol=0, atol=1e-5)
             np.testing.assert_array_equal(finished["labels"][name][index], sets[name].labels)
+
+
+def test_features_that_overflow_end_no_sweep():
+    config = study()
+    config.evaluation.temperature_scaling = True
+    members = expand(config)
+    group = assemble(members, members, {"train": TRAIN, "test": TEST})
+    facts, trainable = group.facts[0], group.trainable
+    state = jax.jit(trainable.init)(facts)
+    largest = float(np.finfo(np.float32).max)  # finite, and their sum is not
+    large = jax.tree.map(lambda x: jnp.full_like(x, largest), state.params)
+    state = state._replace(params=large, ema_params=large)
+    told = [jax.jit(f)(state, facts, group.shared) for f in (trainable.evaluate, trainable.finish)]
+    record = trainable.describe(*jax.device_get(told))
+    assert "embedding" not in record
+    assert record["test"]["examples"] == len(TEST.labels)

@@ -99,7 +99,9 @@ def classifier(config: Config, shapes: Shapes, sections: Sequence[Section]) -> T
         rare = counts if config.imbalance.name != "none" else None
         record = evaluation.describe(sums, rare, last=finished is not None)
         if finished is not None:
-            record["embedding"] = _embedding(finished["features"], finished["label"])
+            # Weights may be finite and what they make of test images not: that has no plane.
+            if np.isfinite(finished["features"]).all():
+                record["embedding"] = _embedding(finished["features"], finished["label"])
             if "logits" in finished:
                 record["calibrated"] = evaluation.calibrated(finished["logits"], finished["labels"])
         return record
