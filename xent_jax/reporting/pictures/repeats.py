@@ -1,5 +1,6 @@
 """What is drawn: the finished runs of each method under each condition, which seeds repeat."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,16 +28,15 @@ class Repeats(NamedTuple):
 def repeats_of(study: Study) -> list[Repeats]:
     """Returns each method under each condition, in the grid's order, if a run of it finished."""
     rule = study.config["report"]["epoch"]
-    found: list[Repeats] = []
+    found: dict[str, Repeats] = {}  # Seeds that a study has grown by are not beside the others.
     for run in chosen(study):
         record = reported_record(run, rule)
         if record is None:
             continue
-        if not found or (found[-1].method, found[-1].condition) != (run.method, run.conditions):
-            found.append(Repeats(run.method, run.conditions, (), ()))
-        last = found[-1]
-        found[-1] = last._replace(runs=(*last.runs, run), records=(*last.records, record))
-    return found
+        cell = json.dumps([run.method, run.conditions], sort_keys=True)
+        last = found.get(cell, Repeats(run.method, run.conditions, (), ()))
+        found[cell] = last._replace(runs=(*last.runs, run), records=(*last.records, record))
+    return list(found.values())
 
 
 def methods_of(cells: Sequence[Repeats]) -> list[str]:
