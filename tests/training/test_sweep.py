@@ -16,6 +16,7 @@ from xent_jax.errors import Interrupted, UserError
 from xent_jax.reporting import records
 from xent_jax.training import default_study, expand, sweep
 from xent_jax.training.signals import StopRequest
+from xent_jax.training.study import matching
 
 SPLITS = {"train": tiny_run.dataset(40), "test": tiny_run.dataset(10)}
 METHODS = (
@@ -103,6 +104,18 @@ def test_what_is_finished_is_not_trained_again_and_what_is_new_is(tmp_path: Path
     assert {run: grown[run] for run in part} == part
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == 6
+
+
+def test_runs_are_listed_in_the_order_of_the_grid_however_the_study_grew(tmp_path: Path):
+    def listed(config: ConfigDict, **only: Any) -> list[str]:
+        sweep.claim(tmp_path, config, matching(expand(config), **only), "")
+        return [run["id"] for run in json.loads((tmp_path / "runs.json").read_text())["runs"]]
+
+    ids = [member.id for member in expand(study(seeds=3))]
+    part = listed(study(), filters=["method=GCE"])
+    assert set(listed(study(), filters=["seed=0"])) > set(part)
+    assert listed(study(seeds=3), filters=[]) == ids
+    assert listed(study(seeds=3), filters=["method=GCE"]) == ids
 
 
 def test_features_are_recorded_of_the_first_seed_alone_whatever_is_left_to_train(tmp_path: Path):

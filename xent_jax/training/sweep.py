@@ -177,7 +177,9 @@ def claim(workdir: Path, config: Config, members: Sequence[Member], command: str
     try:
         there = json.loads(path.read_text()) if path.exists() else {"config": plain, "runs": []}
         _check_same_study(workdir, plain, there["config"])
-        runs = {run["id"]: run for run in there["runs"]} | listed
+        runs = {run["id"]: run for run in there["runs"]}
+        # In the grid's order, unless this is a part of what there is.
+        runs = listed if listed.keys() >= runs.keys() else runs | listed
         _make(workdir, path.name, {"config": plain, "runs": [*runs.values()]})
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, UserError):
