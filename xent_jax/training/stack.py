@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ as there may be, which nobody has measured yet."""
 LARGEST = {"cpu": 32, "gpu": 1024, "tpu": 1024}
 """Runs of one stack for each device, where its memory allows them."""
 
+_MEMORY = Path("/proc/meminfo")
 _SHARE_OF_MEMORY = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
@@ -195,7 +197,16 @@ def _memory(devices: Sequence[Any]) -> float:
     statistics = devices[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return share * statistics["bytes_limit"]
-    return share * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    return share * _available() / len(devices)
+
+
+def _available() -> int:
+    """Returns the bytes that are free, and those of caches that the system gives up for others."""
+    try:
+        table = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
+        return 1024 * int(table["MemAvailable"].split()[0])
+    except (OSError, KeyError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _gigabytes(size: float) -> str:
