@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,33 @@ def test_another_study_does_not_mix_into_the_folder(whole):
     with pytest.raises(UserError, match=r"holds another study \(batch_size: 10 -> 20\)"):
         run(workdir, study(batch_size=20))
     assert found(workdir) == by_run
+
+
+def test_a_label_does_not_stand_for_two_configs(tmp_path: Path):
+    gce = {"label": "GCE", "loss": {"name": "generalized_cross_entropy", "q": 0.7}}
+    other = {"label": "GCE", "loss": {"name": "generalized_cross_entropy", "q": 0.3}}
+    by_run = run(tmp_path, study(methods=(gce,), seeds=1))
+    with pytest.raises(UserError, match=r"the method 'GCE' .*\(loss.q: 0.7 -> 0.3\); give it ano"):
+        run(tmp_path, study(methods=(other,), seeds=1))
+    assert found(tmp_path) == by_run
+
+
+def test_a_run_that_never_began_gives_its_place_to_the_one_that_is_right(tmp_path: Path):
+    wrong = {"label": "GCE", "loss": {"name": "generalized_cross_entropy", "p": 0.7}}
+    with pytest.raises(UserError, match="has no argument 'p'"):
+        run(tmp_path, study(methods=(wrong,), seeds=1))
+    run(tmp_path, study(methods=METHODS[1:2], seeds=1))
+    assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == 1
+
+
+@pytest.mark.parametrize("text", ['{"runs": ["x', "", "[1]", "null", "{}"])
+@pytest.mark.parametrize("name", ["runs.json", "stack.json"])
+def test_a_damaged_file_is_told(whole, tmp_path: Path, name: str, text: str):
+    shutil.copytree(whole[0], tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob(name):
+        path.write_text(text)
+    with pytest.raises(UserError, match=rf"{name} is damaged .*; delete .*same command again"):
+        run(tmp_path / "copy")
 
 
 class _StopAfter(StopRequest):

@@ -16,7 +16,7 @@ import operator
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,14 +177,19 @@ def claim(workdir: Path, config: Config, members: Sequence[Member], command: str
     try:
         there = json.loads(path.read_text()) if path.exists() else {"config": plain, "runs": []}
         _check_same_study(workdir, plain, there["config"])
-        runs = {run["id"]: run for run in there["runs"]}
+        runs = _kept(workdir, {run["id"]: run for run in there["runs"]}, listed)
         # In the grid's order, unless this is a part of what there is.
         runs = listed if listed.keys() >= runs.keys() else runs | listed
         _make(workdir, path.name, {"config": plain, "runs": [*runs.values()]})
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error}; choose another") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); delete it and run the same command again, which "
+            "writes it anew and keeps what is trained"
+        ) from None
 
 
 def unfinished(workdir: Path, members: Sequence[Member]) -> list[Member]:
@@ -192,7 +197,7 @@ def unfinished(workdir: Path, members: Sequence[Member]) -> list[Member]:
     ended = {
         run
         for path in workdir.glob("groups/**/finished.json")
-        for run in json.loads((path.parent / "stack.json").read_text())["runs"]
+        for run in _runs_of(path.parent / "stack.json")
     }
     return [member for member in members if member.id not in ended]
 
@@ -338,7 +343,18 @@ def begun_stacks(folder: Path) -> list[list[str]]:
     """Returns the runs of each stack that a folder holds and that is not finished."""
     stacks = sorted(path for path in folder.glob("*/stack.json"))
     left = [path for path in stacks if not path.with_name("finished.json").exists()]
-    return [json.loads(path.read_text())["runs"] for path in left]
+    return [_runs_of(path) for path in left]
+
+
+def _runs_of(path: Path) -> list[str]:
+    """Returns the runs of a stack, by its `stack.json`."""
+    try:
+        return [*map(str, json.loads(path.read_text())["runs"])]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); delete the folder {path.parent} and run the same "
+            "command again, which trains its runs anew"
+        ) from None
 
 
 def _check_fits(folder: Path, runs: Sequence[str], program: Compiled) -> None:
@@ -352,6 +368,37 @@ def _check_fits(folder: Path, runs: Sequence[str], program: Compiled) -> None:
 def _described(member: Member, command: str) -> dict[str, Any]:
     described = member._asdict() | {"config": as_plain(member.config)}
     return described | {"command": f"{command} --only=id={member.id}"}
+
+
+def _kept(
+    workdir: Path, there: Mapping[str, Any], listed: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Returns the runs there are, without those never begun whose place another one takes.
+
+    Raises:
+      UserError: one that was begun would share its place in the report with another.
+    """
+    places = {_place_of(run): run for run in listed.values()}
+    begun = {run for path in workdir.glob("groups/**/stack.json") for run in _runs_of(path)}
+    kept = {}
+    for name, run in there.items():
+        other = places.get(_place_of(run), run)
+        if other["id"] == name:
+            kept[name] = run
+        elif name in begun:
+            changed = differences(other["config"], run["config"])
+            raise UserError(
+                f"--workdir={workdir} holds runs of the method {run['method']!r} with another "
+                f"config ({'; '.join(changed[:3])}); give it another label, or choose another "
+                "--workdir"
+            )
+    return kept
+
+
+def _place_of(run: Mapping[str, Any]) -> str:
+    """Returns what a report knows a run by."""
+    keys = ("method", "conditions", "tuned", "seed")
+    return json.dumps([run[key] for key in keys], sort_keys=True)
 
 
 def _check_same_study(workdir: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
