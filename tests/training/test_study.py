@@ -19,6 +19,7 @@ CO_TEACHING = {"label": "co-teaching", "co_teaching": {"forget_rate": 0.2}}
 
 def study(**changes: Any) -> ConfigDict:
     config = default_study()
+    config.dataset.validation_examples = 100
     config.seeds, config.seed = 2, 10
     config.methods = ({"label": "CE"}, GCE, CO_TEACHING)
     config.corruption = ConfigDict({"name": "symmetric"})
@@ -27,6 +28,10 @@ def study(**changes: Any) -> ConfigDict:
     for key, value in changes.items():
         config[key] = value
     return config
+
+
+def _report(**changes: Any) -> ConfigDict:
+    return ConfigDict({**default_study().report.to_dict(), **changes})
 
 
 def test_every_method_meets_every_condition_with_every_seed():
@@ -110,6 +115,11 @@ def test_a_filter_that_finds_nothing_says_what_there_is(text: str, expected: str
         ({"grid": ConfigDict({"epochs": (1, 1.5)})}, r"config.epochs=1.5 must be a whole number"),
         ({"report": ConfigDict({"metric": "x"})}, r"config.report.metric is not a key"),
         ({"report": ConfigDict({"epoch": "best"})}, "must be last or validation"),
+        ({"report": _report(metrics=())}, r"report.metrics=\[\] must be a tuple of texts"),
+        ({"report": _report(published="mnist_n9")}, "'mnist_n9' is not known .did you mean"),
+        ({"grid": ConfigDict({"weight_decay": (0.1, 0.1)})}, "'CE' is the same run at two of"),
+        ({"grid": ConfigDict({"weight_decay": ()})}, r"such as \(0.1, 0.2\)"),
+        ({"methods": ({"label": "A", "tune": (1, 2)},)}, r"\.tune=\[1, 2\] must be a dict"),
     ],
 )
 def test_each_mistake_is_named(changes: dict[str, Any], expected: str):
@@ -126,6 +136,22 @@ def test_what_only_single_runs_read_is_told(key: str, value: Any):
     config[key] = value
     with pytest.raises(UserError, match=f"config.{key} has no meaning in a study"):
         expand(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tune", ConfigDict({"weight_decay": (0.0, 0.1)})),
+        ("report", _report(epoch="validation")),
+    ],
+)
+def test_a_choice_without_validation_examples_is_told_before_training(key: str, value: Any):
+    config = default_study()
+    config[key] = value
+    with pytest.raises(UserError, match=r"of which 'CE' has none: set config\.dataset\.val"):
+        expand(config)
+    config.dataset.validation_examples = 100
+    assert expand(config)
 
 
 def test_a_training_config_is_no_study():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from xent_jax.errors import UserError, nearest
+from xent_jax.reporting.published import PUBLISHED
 from xent_jax.training.config import CALLS, Config, as_plain, check_config, default_config
 
 _KEYS = ("seeds", "methods", "grid", "tune", "report")
@@ -69,6 +70,7 @@ def expand(config: Config) -> list[Member]:
         for seed in range(study["seeds"])
     ]
     _check_distinct(members)
+    _check_chosen(study, members)
     return members
 
 
@@ -138,6 +140,34 @@ def _check_report(report: Mapping[str, Any]) -> None:
             )
     if report.get("epoch") not in ("last", "validation"):
         raise UserError(f"config.report.epoch={report.get('epoch')!r} must be last or validation")
+    metrics = report.get("metrics")
+    if not isinstance(metrics, list) or not metrics or any(type(m) is not str for m in metrics):
+        raise UserError(
+            f"config.report.metrics={metrics!r} must be a tuple of texts, such as "
+            "('test.accuracy',)"
+        )
+    table = report.get("published", "")
+    if table and table not in PUBLISHED:
+        raise UserError(
+            f"config.report.published={table!r} is not known{nearest(str(table), PUBLISHED)}; "
+            f"'' or one of: {', '.join(PUBLISHED)}"
+        )
+
+
+def _check_chosen(study: Mapping[str, Any], members: Sequence[Member]) -> None:
+    """Tells of a choice for which there is nothing to choose by, before all is trained for it."""
+    by_validation = study["report"]["epoch"] == "validation"
+    tunes = any(len(_tuned(study, method)) > 1 for method in study["methods"])
+    if not (by_validation or tunes):
+        return
+    for member in members:
+        # Few-shot data sets hold out classes, some by themselves.
+        if member.config.few_shot.name == "none" and not member.config.dataset.validation_examples:
+            chooser = "config.report.epoch='validation'" if by_validation else "tune"
+            raise UserError(
+                f"{chooser} chooses by validation examples, of which {member.method!r} has none: "
+                "set config.dataset.validation_examples"
+            )
 
 
 def _tuned(study: Mapping[str, Any], method: Mapping[str, Any]) -> list[list[Change]]:
@@ -147,12 +177,15 @@ def _tuned(study: Mapping[str, Any], method: Mapping[str, Any]) -> list[list[Cha
 
 def _points(section: str, grid: Any) -> list[list[Change]]:
     """Returns every combination of a grid's values, each as the changes that it makes."""
+    if not isinstance(grid, Mapping):
+        raise UserError(f"config.{section}={grid!r} must be a dict of tuples of values to try")
     axes = []
     for key, values in _leaves(grid).items():
         if not isinstance(values, list) or not values:
+            example = "(0.1, 0.2)" if values == [] else f"({values!r},)"
             raise UserError(
                 f"config.{section}.{key}={values!r} must be a tuple of values to try, such as "
-                f"({values!r},)"
+                f"{example}"
             )
         axes.append([(key, value) for value in values])
     return [list(point) for point in itertools.product(*axes)]
@@ -239,9 +272,14 @@ def _check_distinct(members: Sequence[Member]) -> None:
     for member in members:
         text = json.dumps(as_plain(member.config), sort_keys=True)
         if (other := seen.setdefault(text, member)) is not member:
+            if other.method == member.method:
+                raise UserError(
+                    f"config.grid or tune: {member.method!r} is the same run at two of their "
+                    "values; remove one (config.seeds says how many seeds there are)"
+                )
             raise UserError(
-                f"config.methods: {other.method!r} and {member.method!r} train the same "
-                f"{'run' if other.method == member.method else 'loss'} twice; remove one"
+                f"config.methods: {other.method!r} and {member.method!r} train the same loss "
+                "twice; remove one"
             )
 
 
