@@ -164,5 +164,6 @@ def _listed(folder: Path) -> tuple[dict[str, Any], list[StudyRun]]:
         return listed["config"], runs
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} is damaged ({error!r}); run the sweep's command again, which writes it anew"
+            f"{path} is damaged ({error!r}); delete it and run the sweep's command again, "
+            "which writes it anew"
         ) from None
