@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from xent_jax.errors import Diverged, Interrupted, UserError, nearest
-from xent_jax.training import default_config
+from xent_jax.training import default_study
 
 _EXPECTED = (UserError, Diverged, Interrupted)
 # Errors of the machine, not of the program: the disk is full or the place cannot be written.
@@ -115,7 +115,7 @@ def _broken_config(argv: Sequence[str]) -> str | None:
     except UserError as error:
         return str(error)
     except Exception as error:  # Whatever a user's file may raise.
-        return f"--config={name}: {type(error).__name__}: {error}"
+        return f"--config={name}: {type(error).__name__}: {' '.join(str(error).split())}"
     if not isinstance(made, ConfigDict):
         return f"--config={name}: get_config() must return a ConfigDict, not {made!r}"
     return None
@@ -127,8 +127,8 @@ def _explained(argv: Sequence[str], error: Exception) -> str:
         return str(error)
     for flag in argv:
         override = re.match(r"--config\.(\w+)([^=]*)", flag)
-        if override and override[1] not in default_config():
-            near = nearest(override[1], default_config())
+        if override and override[1] not in default_study():
+            near = nearest(override[1], default_study())
             return f"config.{override[1]} is not a key of a config{near}"
     first = next(line.strip() for line in [*str(error).splitlines(), repr(error)] if line.strip())
     refused = re.match(r"flag --([\w.]+)=(.*?): (.*)", first)

@@ -47,6 +47,10 @@ def main(argv: Sequence[str]) -> None:
     name = f"{Path(path).stem}_{variant}" if variant else Path(path).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     entry.keep_compiled(workdir, _CACHE.value)
+    if _MEMORY.value is not None and not _MEMORY.value > 0:
+        raise UserError(
+            f"--memory_gb={_MEMORY.value} must be above 0; leave it out for what is sensible"
+        )
     memory = _MEMORY.value and _MEMORY.value * 1e9
     place = sweep.Place(workdir, _DATA_DIR.value, _RAW_DIR.value, memory)
     if _DRY_RUN.value:
