@@ -1,13 +1,26 @@
 """The sweep's command as a user meets it."""
 
+import subprocess
 import sys
 
-from experiments import sweep
+# In a process of its own, as two commands' flags of one name cannot be in one.
+_TELL = "from experiments import sweep; print(sweep._command())"
 
 
-def test_a_run_is_repeated_by_what_was_typed_but_for_the_place(monkeypatch):
+def test_a_run_is_repeated_by_what_was_typed_but_for_the_place():
     given = ["--config=configs/noisy_labels.py", "--config.seeds", "2", "--workdir", "here too"]
     given += ["--only", "method=CE", "-data_dir=there", "--only=seed=0", "--memory_gb", "3"]
-    monkeypatch.setattr(sys, "argv", ["sweep", *given])
+    told = subprocess.run(
+        [sys.executable, "-c", _TELL, *given], capture_output=True, text=True, check=True
+    )
     expected = "python -m experiments.sweep --config=configs/noisy_labels.py --config.seeds 2"
-    assert sweep._command() == expected
+    assert told.stdout.strip() == expected
+
+
+def test_memory_that_is_no_memory_is_told():
+    command = [sys.executable, "-m", "experiments.sweep", "--config=configs/noisy_labels.py"]
+    done = subprocess.run([*command, "--memory_gb=0"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --memory_gb=0.0 must be above 0; leave it out for what is sensible\n"
+    )
