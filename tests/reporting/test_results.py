@@ -138,6 +138,20 @@ def test_values_that_are_not_finite_count_as_diverged(tmp_path):
     assert math.isfinite(cell.summary.mean)
 
 
+def test_an_accuracy_over_no_examples_is_no_run_that_diverged(tmp_path):
+    write_study(tmp_path, report={"metrics": ["test.accuracy", "test.medium_accuracy"]})
+
+    def without(record):
+        there = record["run"].split("-")[1] != "0.8"
+        record["test"]["medium_accuracy"] = 0.5 if there else "NaN"
+
+    rewrite(tmp_path, without)
+    found = measure(load_study(tmp_path))
+    medium = [c.conditions["corruption.rate"] for c in found.columns if "medium" in c.metric]
+    assert medium == [0.0, 0.4]
+    assert not any(cell.diverged for row in found.cells.values() for cell in row)
+
+
 def test_columns_that_can_have_no_value_are_left_out(tmp_path):
     found = results(tmp_path, report={"metrics": ["test.accuracy", "wrong_labels.memorised"]})
     told = [(c.conditions["corruption.rate"], c.metric.split(".")[1]) for c in found.columns]

@@ -169,7 +169,13 @@ def _values(runs: Iterable[StudyRun], metric: str, rule: str) -> dict[int, float
     """Returns the values of the runs that finished, by seed."""
     ends = {run.seed: reported_record(run, rule) for run in runs}
     told = {seed: value(record, metric) for seed, record in ends.items() if record is not None}
-    return {seed: float(x) for seed, x in told.items() if x is not None}
+    # An accuracy over no examples, such as of medium classes where there are none, is no value.
+    empty = metric.endswith("accuracy")
+    return {
+        seed: float(x)
+        for seed, x in told.items()
+        if x is not None and not (empty and math.isnan(x))
+    }
 
 
 def _cell(
