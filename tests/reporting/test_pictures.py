@@ -268,3 +268,11 @@ def test_average_ranks_tell_the_difference_that_counts(noisy):
     ranking = noisy.results.ranking
     assert f"critical difference {ranking.critical_difference:.2f}" in shown
     assert {f"{m}  {rank:.2f}" for m, rank in ranking.average.items()} <= set(shown)
+
+
+def test_a_method_that_the_config_names_no_more_is_drawn_still(tmp_path):
+    folder = study_records.write_study(tmp_path / "study", methods=("CE", "GCE"), seeds=2)
+    study = load_study(folder)
+    fewer = {**study.config, "methods": [{"label": "CE"}]}
+    study = study._replace(config=fewer)
+    assert draw_study(study, results.measure(study), tmp_path / "pictures")

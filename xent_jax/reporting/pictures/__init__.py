@@ -37,7 +37,9 @@ def draw_study(study: Study, results: Results, folder: Path) -> list[Picture]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     cells = repeats_of(study)
-    marks = marks_of([method["label"] for method in study.config["methods"]])
+    # The config's first, and those that it named once and whose runs are there still.
+    labels = [method["label"] for method in study.config["methods"]]
+    marks = marks_of([*dict.fromkeys([*labels, *results.methods])])
     with matplotlib.rc_context(SMALL):
         metric = study.config["report"]["metrics"][0]
         drawings = _drawings(metric, cells, marks) if cells else ()
