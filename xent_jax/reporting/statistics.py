@@ -62,14 +62,15 @@ def paired_p_value(a: Seeds, b: Seeds) -> float | None:
     """Returns the two-sided p-value of the paired t-test over the seeds that both have.
 
     With the differences d of n pairs, t = mean(d) / (sd(d) / sqrt(n)) on n - 1 degrees of freedom.
-    Where all differences are equal it is 1 if they are 0, else 0. None of fewer than two pairs.
+    Where all differences are equal, as of accuracies that are whole counts, t says nothing: it is
+    then 1 if they are 0, else the sign test's 2 ** (1 - n). None of fewer than two pairs.
     """
     difference = np.asarray([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
     n = len(difference)
     if n < 2:
         return None
     if np.ptp(difference) == 0:
-        return 1.0 if difference[0] == 0 else 0.0
+        return 1.0 if difference[0] == 0 else 2.0 ** (1 - n)
     t = difference.mean() / (difference.std(ddof=1) / math.sqrt(n))
     return float(2 * stats.t.sf(abs(t), n - 1))
 

@@ -101,6 +101,7 @@ def claimed(folder: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
       UserError: the file system has no locks.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with (Path(folder) / "lock").open("a+") as file:
         _lock(file)
         file.truncate(0)

@@ -59,8 +59,8 @@ def sweep_on_cluster(
     """
     place = _absolute(place)
     members = matching(expand(config), only)
-    claim(place.workdir, config, members, command)
     with claimed(place.workdir):
+        claim(place.workdir, config, members, command)
         todo = unfinished(place.workdir, members)
         with Progress(len(members), len(todo), shown=progress) as told:
 

@@ -47,9 +47,8 @@ class Progress:
         self._group = f"{name}: {config.model.name}, {_runs(len(group))} of {epochs}"
         self._size, self._began, self._compiling = len(group), time.monotonic(), 0.0
 
-    def compiled(self, program: Compiled, runs: int) -> None:
-        """Tells what a program is that so many runs are to be trained by."""
-        del runs
+    def compiled(self, program: Compiled) -> None:
+        """Tells that a program was compiled."""
         self._compiling += program.seconds
 
     def advance(self, runs: float) -> None:

@@ -71,8 +71,8 @@ def sweep(
       Interrupted: SIGTERM or SIGINT; what was under way was saved.
     """
     members = matching(expand(config), only)
-    claim(place.workdir, config, members, command)
     with claimed(place.workdir), StopRequest() as stop:
+        claim(place.workdir, config, members, command)
         todo = unfinished(place.workdir, members)
         groups = groups_of(todo)
         with Progress(len(members), len(todo), shown=progress) as told:
@@ -335,7 +335,7 @@ class _Training:
 
 def _compiled(group: Group, runs: int, place: Place, told: Progress) -> Compiled:
     program = compile_stack(group.trainable, group.facts[0], group.shared, runs, place.memory)
-    told.compiled(program, runs)
+    told.compiled(program)
     return program
 
 
