@@ -93,9 +93,11 @@ def _on_cosines(config: Config, label: str, loss: str, **arguments: Any) -> Meth
     }
 
 
-def _deferred(method: Method, start_epoch: int, beta: float) -> Method:
-    name = "deferred_reweighting_weights"
-    return {**method, "reweighting": {"name": name, "start_epoch": start_epoch, "beta": beta}}
+def _deferred(method: Method, epochs: int, beta: float) -> Method:
+    """Returns the method with weights in the last fifth of its epochs."""
+    name, start = "deferred_reweighting_weights", epochs * 4 // 5
+    weights = {"name": name, "start_epoch": start, "beta": beta}
+    return {**method, "reweighting": weights, "for_epochs": epochs}
 
 
 def _of_prior() -> tuple[Method, ...]:
@@ -109,11 +111,10 @@ def _of_prior() -> tuple[Method, ...]:
 
 
 def _methods(config: Config, beta: float) -> tuple[Method, ...]:
-    """Returns the methods of our own studies; weights are deferred to the last fifth.
+    """Returns the methods of our own studies.
 
     The retrained classifier's is a stage of its own, so that features are trained as the others'.
     """
-    late = config.epochs * 4 // 5
     # As many steps as a classifier needs: of a small set that is as many epochs as its features.
     again = config.epochs if config.dataset.name == "digits" else config.epochs // 10
     return (
@@ -121,11 +122,12 @@ def _methods(config: Config, beta: float) -> tuple[Method, ...]:
         _focal(),
         _class_balanced(beta),
         _on_cosines(config, "LDAM", "ldam"),
-        _deferred(_on_cosines(config, "LDAM-DRW", "ldam"), late, beta),
+        _deferred(_on_cosines(config, "LDAM-DRW", "ldam"), config.epochs, beta),
         *_of_prior(),
         {
             "label": "cRT",
             "epochs": config.epochs + again,
+            "for_epochs": config.epochs,
             "second_stage": {"name": "classifier_retraining", "epochs": again},
         },
         {"label": "Tau-norm", "evaluation": {"tau_normalisation": 1.0}},
@@ -204,8 +206,8 @@ def _as_cao(name: str, ratio: int, published: str) -> Config:
         _on_cosines(config, "LDAM", "ldam"),
         _class_balanced(beta),
         _class_balanced_focal(beta),
-        _deferred(_on_cosines(config, "M-DRW", "cosface", margin=0.5), 160, beta),
-        _deferred(_on_cosines(config, "LDAM-DRW", "ldam"), 160, beta),
+        _deferred(_on_cosines(config, "M-DRW", "cosface", margin=0.5), config.epochs, beta),
+        _deferred(_on_cosines(config, "LDAM-DRW", "ldam"), config.epochs, beta),
         *_of_prior(),
         {"label": "Balanced softmax", "loss": {"name": "balanced_softmax"}},
         {

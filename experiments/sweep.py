@@ -29,12 +29,17 @@ _CACHE = flags.DEFINE_string(
     None,
     "Compiled programs (default: .jax_cache beside the workdir; '': none).",
 )
-_ONLY = flags.DEFINE_multi_string("only", [], "KEY=VALUE: train these runs; may be given often.")
+_ONLY = flags.DEFINE_multi_string(
+    "only",
+    [],
+    "KEY=VALUE: train these runs only. KEY is method, seed, id, or any key of the config (loss is "
+    "its name). Given often, all must hold.",
+)
 _CLUSTER = flags.DEFINE_string(
     "cluster", None, "ray, HOST:6379 or ray://HOST:10001: train on a Ray cluster's machines."
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the grid and what it takes; train nothing.")
-_MEMORY = flags.DEFINE_float("memory_gb", None, "Of each device, for stacks (default: its most).")
+_MEMORY = flags.DEFINE_float("memory_gb", None, "Gigabytes of each device's memory to use at most.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -67,6 +68,29 @@ def test_a_condition_may_be_a_whole_section():
     members = expand(study(grid=ConfigDict({"corruption": noise})))
     assert [dict(m.config.corruption) for m in members[::2][:2]] == list(noise)
     assert members[2].conditions == {"corruption.name": "pair_flip", "corruption.rate": 0.45}
+
+
+def test_a_method_s_own_epochs_follow_the_study_s():
+    stage = {"name": "classifier_retraining", "epochs": 20}
+    weights = {"name": "deferred_reweighting_weights", "start_epoch": 32}
+    methods = (
+        {"label": "cRT", "epochs": 60, "second_stage": stage, "for_epochs": 40},
+        {"label": "DRW", "reweighting": weights, "for_epochs": 40},
+    )
+    (crt, *_), (drw, *_) = (
+        matching(expand(study(methods=methods, epochs=4)), [f"method={label}"])
+        for label in ("cRT", "DRW")
+    )
+    assert (crt.config.epochs, crt.config.second_stage.epochs) == (6, 2)
+    assert (drw.config.epochs, drw.config.reweighting.start_epoch) == (4, 3)
+
+
+def test_numbers_may_be_numpy_s():
+    rates = np.linspace(0.0, 0.4, 3)
+    members = expand(study(grid=ConfigDict({"corruption": {"rate": rates}})))
+    assert sorted({m.config.corruption.rate for m in members}) == rates.tolist()
+    rate = {"name": "symmetric", "rate": np.float32(0.25)}
+    assert check_config(ConfigDict({"corruption": rate})).corruption.rate == 0.25
 
 
 def test_more_seeds_keep_the_runs_there_were():

@@ -91,7 +91,10 @@ def test_every_run_has_its_records_and_is_listed(whole):
     assert {entry["id"]: entry["method"] for entry in listed} == {
         member.id: member.method for member in members.values()
     }
-    assert all(entry["command"] == f"train it --only=id={entry['id']}" for entry in listed)
+    assert all(
+        entry["command"] == f"train it --workdir=runs/alone_{entry['id']} --only=id={entry['id']}"
+        for entry in listed
+    )
     assert not [*workdir.glob("groups/**/checkpoints")]
 
 
@@ -227,3 +230,12 @@ def test_a_forecast_trains_nothing(tmp_path: Path):
     assert "2 runs: 1 methods (CE), 1 conditions, 2 seeds; 2 are left to train" in told
     assert "mlp, 2 runs of 4 epochs, in 1 stacks of 2 runs on 2 devices" in told
     assert not (tmp_path / "new").exists()
+
+
+def test_a_mistake_in_a_later_group_is_told_before_the_first_is_trained(tmp_path: Path):
+    bad = {"label": "bad", "loss": {"name": "softmax_focal_loss", "gama": 2.0}}
+    methods = (METHODS[0], bad | {"model": {"name": "mlp", "hidden": (7,)}})
+    with pytest.raises(UserError, match="'softmax_focal_loss' has no argument 'gama'"):
+        run(tmp_path, study(methods=methods))
+    assert not found(tmp_path)
+    assert not (tmp_path / "runs.json").exists()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from xent_jax.errors import UserError, nearest
@@ -106,6 +107,7 @@ def check_config(config: Config) -> Config:
         raise UserError(f"a config must be a ConfigDict, such as default_config(), not {config!r}")
     defaults = dict(_leaves(default_config()))
     checked = default_config()
+    config = ConfigDict(without_numpy(config.to_dict()))
     for key, value in _leaves(config):
         if key.partition(".")[0] not in CALLS:
             _set(checked, key, _checked_value(key, value, defaults))
@@ -159,6 +161,16 @@ def known_name(section: str, name: str, allowed: Iterable[str]) -> str:
             f"one of: {', '.join(allowed)}"
         )
     return name
+
+
+def without_numpy(value: Any) -> Any:
+    """Returns a value of a config with Python's numbers and tuples for NumPy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+        return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, Mapping):
+        return {key: without_numpy(item) for key, item in value.items()}
+    return type(value)(map(without_numpy, value)) if type(value) in (list, tuple) else value
 
 
 def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from xent_jax.errors import UserError, nearest
 from xent_jax.reporting.published import PUBLISHED
-from xent_jax.training.config import CALLS, Config, as_plain, check_config, default_config
+from xent_jax.training.config import (
+    CALLS,
+    Config,
+    as_plain,
+    check_config,
+    default_config,
+    without_numpy,
+)
 
 _KEYS = ("seeds", "methods", "grid", "tune", "report")
 _REPORT = {
@@ -19,6 +26,9 @@ _REPORT = {
     "epoch": "last",  # or 'validation': that of the best accuracy on the validation examples
     "published": "",  # whose numbers stand beside ours: a key of reporting.published
 }
+_NOT_OF_TRAINING = ("label", "tune", "for_epochs")
+_EPOCHS = ("epochs", "second_stage.epochs", "reweighting.start_epoch")
+"""What a method may set by its own, for as many epochs of the study as its `for_epochs` says."""
 _FILTERS = ("id", "method", "seed", *CALLS)
 _OF_SINGLE_RUNS = {
     "parallel": "a stack's runs are spread over the devices, each run on one",
@@ -44,7 +54,8 @@ def default_study() -> Config:
     """Returns a training config with what a study adds; `configs/*.py` start from it.
 
     A method is a dict with a label, the parts of the config that it changes, and perhaps its own
-    `tune`. In `grid` and `tune` each leaf is a tuple of values for the config's key of that name.
+    `tune`. One with epochs of its own says for how many of the study's, by `for_epochs`. In `grid`
+    and `tune` each leaf is a tuple of values for the config's key of that name.
     """
     config = default_config()
     config.seeds = 3  # runs of each kind, with the seeds `seed`, `seed + 1`, ...
@@ -109,7 +120,7 @@ def _parts(config: Config) -> tuple[dict[str, Any], ConfigDict]:
             f"config.{missing[0]} is missing: a study's config starts from default_study(), "
             "as configs/noisy_labels.py does"
         )
-    study = as_plain(ConfigDict({key: config[key] for key in _KEYS}))
+    study = as_plain(ConfigDict(without_numpy({key: config[key] for key in _KEYS})))
     base = ConfigDict({key: config[key] for key in config if key not in _KEYS})
     if type(study["seeds"]) is not int or study["seeds"] < 1:
         raise UserError(f"config.seeds={study['seeds']!r} must be a whole number, at least 1")
@@ -210,8 +221,9 @@ def _member(
     seed: int,
 ) -> Member:
     config = ConfigDict(base.to_dict())
-    changes = {key: value for key, value in method.items() if key not in ("label", "tune")}
-    for key, value in (*_method_changes(changes), *conditions, *tuned, ("seed", seed)):
+    changes = {key: value for key, value in method.items() if key not in _NOT_OF_TRAINING}
+    own = _in_proportion(base, method, [*_method_changes(changes)])
+    for key, value in (*own, *conditions, *tuned, ("seed", seed)):
         _change(config, key, value)
     config = check_config(config)
     _check_read(config)
@@ -224,6 +236,21 @@ def _member(
         seed=seed,
         config=config,
     )
+
+
+def _in_proportion(base: ConfigDict, method: Mapping[str, Any], own: list[Change]) -> list[Change]:
+    """Returns a method's changes with its epochs scaled as the study's were by an override."""
+    if "for_epochs" not in method:
+        return own
+    scale = base["epochs"] / method["for_epochs"]
+    scaled = []
+    for key, value in own:
+        section = dict(value) if isinstance(value, Mapping) else {"": value}
+        for name, number in section.items():
+            if f"{key}.{name}".strip(".") in _EPOCHS:
+                section[name] = max(1, round(scale * number))
+        scaled.append((key, section if isinstance(value, Mapping) else section[""]))
+    return scaled
 
 
 def _check_read(config: Config) -> None:

@@ -72,13 +72,23 @@ def sweep(
     """
     members = matching(expand(config), only)
     with claimed(place.workdir), StopRequest() as stop:
-        claim(place.workdir, config, members, command)
         todo = unfinished(place.workdir, members)
         groups = groups_of(todo)
+        for group in groups:
+            _check(group, place)
+        claim(place.workdir, config, members, command)
         with Progress(len(members), len(todo), shown=progress) as told:
             for number, group in enumerate(groups, start=1):
                 told.begin(f"group {number} of {len(groups)}", group)
                 train_group(group, group, group_folder(place.workdir, group), place, told, stop)
+
+
+def _check(group: Sequence[Member], place: Place) -> None:
+    """Tells of what is wrong with any run of a group, before any other is trained."""
+    kinds = {m.id: json.dumps(as_plain(m.config) | {"seed": 0}, sort_keys=True) for m in group}
+    some = list({kinds[m.id]: m for m in group}.values())
+    found = assemble(some, group, load_splits_of(group[0].config, place))
+    jax.eval_shape(found.trainable.init, found.facts[0])
 
 
 def forecast(config: Config, place: Place, *, only: Iterable[str] = ()) -> str:
@@ -367,7 +377,8 @@ def _check_fits(folder: Path, runs: Sequence[str], program: Compiled) -> None:
 
 def _described(member: Member, command: str) -> dict[str, Any]:
     described = member._asdict() | {"config": as_plain(member.config)}
-    return described | {"command": f"{command} --only=id={member.id}"}
+    alone = f"--workdir=runs/alone_{member.id} --only=id={member.id}"
+    return described | {"command": f"{command} {alone}"}
 
 
 def _kept(
