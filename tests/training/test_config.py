@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -41,7 +40,7 @@ MISTAKES = {
     "model": (ConfigDict({"hidden": 3}), "config.model must be a dict(name='...', ...), not {'hid"),
     "model.name": (3, "config.model must be a dict(name='...', ...), not {'name': 3}"),
     "baseline": (ConfigDict(), "config.baseline must be a dict(name='...', ...), not {}"),
-    "loss.weights": (np.ones(3), "config.loss: Object of type ndarray is not JSON serializable"),
+    "loss.weights": ({1, 2}, "config.loss: Object of type set is not JSON serializable"),
 }
 
 

@@ -120,7 +120,7 @@ def _parts(config: Config) -> tuple[dict[str, Any], ConfigDict]:
             f"config.{missing[0]} is missing: a study's config starts from default_study(), "
             "as configs/noisy_labels.py does"
         )
-    study = as_plain(ConfigDict(without_numpy({key: config[key] for key in _KEYS})))
+    study = as_plain(ConfigDict(without_numpy(ConfigDict({k: config[k] for k in _KEYS}).to_dict())))
     base = ConfigDict({key: config[key] for key in config if key not in _KEYS})
     if type(study["seeds"]) is not int or study["seeds"] < 1:
         raise UserError(f"config.seeds={study['seeds']!r} must be a whole number, at least 1")
