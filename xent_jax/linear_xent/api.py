@@ -1,0 +1,235 @@
+"""The public functions, and the choice among implementations."""
+
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+
+from xent_jax.linear_xent import chunked, reference
+from xent_jax.linear_xent.arguments import (
+    Problem,
+    known,
+    prepare,
+    scalar,
+    token_weights,
+)
+from xent_jax.linear_xent.reference import Strengths, masked, token_losses
+from xent_jax.linear_xent.varying import vary_alike
+from xent_jax.typing import Array, Bool, Float, Int, Scalar
+
+IMPLEMENTATIONS = {"chunked": chunked, "reference": reference}
+
+
+def linear_softmax_cross_entropy(
+    hidden: Float[Array, "..."],
+    weights: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    bias: Float[Array, "..."] | None = None,
+    where: Bool[Array, "..."] | None = None,
+    label_smoothing: Scalar = 0.0,
+    z_loss: Scalar = 0.0,
+    logit_softcap: Scalar | None = None,
+    temperature: Scalar = 1.0,
+    class_prior: Float[Array, "..."] | None = None,
+    return_logsumexp: bool = False,
+    return_argmax: bool = False,
+    implementation: str | None = None,
+    precision: Any = None,
+) -> Float[Array, "..."] | tuple[Array, ...]:
+    r"""Computes the cross-entropy of a linear layer's outputs, which never exist all at once.
+
+    For the last layer of a language model: the loss of each token, to be summed, weighted or
+    measured as you like. To train on a sum whose weights are known beforehand,
+    `linear_softmax_cross_entropy_sum` takes three matrix products instead of four.
+
+    .. math::
+      L = -\sum_k t_k \log p_k + \lambda \left(\log \sum_k e^{z_k}\right)^2, \qquad
+      z_k = \frac{c}{T} \tanh \frac{w_k \cdot h + b_k}{c} + \log \pi_k, \quad
+      p = \mathrm{softmax}(z)
+
+    with :math:`t_k = (1 - \varepsilon)\, 1[k = y] + \varepsilon / V`. With the defaults
+    :math:`z_k = w_k \cdot h` and :math:`L = -\log p_y`.
+
+    Args:
+      hidden: h, floating point, of shape (..., D).
+      weights: w, floating point, of shape (V, D): an embedding table as it is, the kernel of a
+        dense layer (D, V) as `kernel.T`, which costs nothing under `jax.jit`.
+      labels: y, integers in [0, V), of shape (...).
+      bias: b, of shape (V,); 0 by default. At -inf a class cannot occur.
+      where: True for the tokens that count, of the labels' shape; the others give loss 0 and
+        gradient 0 whatever they hold.
+      label_smoothing: epsilon in [0, 1], spread over the classes that can occur, and only them.
+      z_loss: lambda >= 0, which keeps the normaliser near 1; 1e-4 in PaLM.
+      logit_softcap: c > 0, which bounds the logits to (-c, c); no bound by default; 30 in Gemma 2.
+      temperature: T > 0.
+      class_prior: pi, each class's share of the training tokens, of shape (V,). The loss is then
+        the balanced softmax, or logit adjustment: the layer learns what the shares do not say. A
+        class of share 0 cannot occur.
+      return_logsumexp: also return :math:`\log \sum_k e^{z_k}`, differentiable.
+      return_argmax: also return the class of the largest z, the first of several.
+      implementation: "chunked" holds the logits of a few tokens at a time, "reference" all of them,
+        with derivatives of every order; by default chosen by backend and shape.
+      precision: of the matrix products, as in `jax.lax.dot_general`.
+
+    Returns:
+      One value per token in nats, of shape (...), in float32 (float64 for float64 arguments): +inf
+      where the label's class cannot occur, NaN where the label is outside [0, V). With
+      `return_logsumexp` and `return_argmax` a tuple of the loss and these, in this order, each of
+      shape (...) and 0 where masked.
+
+    Raises:
+      TypeError: arguments of the wrong kind of dtype.
+      ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
+        that does not exist.
+      NotImplementedError: a second derivative of an implementation other than the reference.
+
+    The gradient is :math:`\partial L / \partial z_j = p_j - t_j + 2 \lambda p_j \log \sum_k
+    e^{z_k}`, taken on to hidden, weights, bias, class_prior and every float hyper-parameter; what
+    is not asked for is not computed. Forward-mode derivatives are the reference's alone.
+
+    Numerics: logits, sums and the gradient of the weights are in float32 whatever the arguments
+    are. For bfloat16 arguments the logits' gradient is rounded to bfloat16 before its products.
+
+    References:
+      Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
+      2015, section 7 (smoothing). Chowdhery et al., `PaLM <https://arxiv.org/abs/2204.02311>`_,
+      2022, section 5 (z-loss). Gemma Team, `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024,
+      section 2 (soft-capping). Menon et al., `Long-Tail Learning via Logit Adjustment
+      <https://arxiv.org/abs/2007.07314>`_, 2021 (prior). Wijmans et al., `Cut Your Losses in
+      Large-Vocabulary Language Models <https://arxiv.org/abs/2411.09009>`_, 2024 (no logits).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> hidden, embedding = jnp.array([[2.0, 0.0], [2.0, 0.0]]), jnp.eye(3, 2)
+      >>> print(xent.linear_softmax_cross_entropy(hidden, embedding, jnp.array([0, 1])))
+      [0.2395 2.2395]
+    """
+    problem = prepare(
+        hidden,
+        weights,
+        labels,
+        bias=bias,
+        where=where,
+        logit_softcap=logit_softcap,
+        temperature=temperature,
+        class_prior=class_prior,
+        uniform=not known(label_smoothing, 0.0),
+        argmax=return_argmax,
+        precision=precision,
+    )
+    problem, strengths = vary_alike((problem, _strengths(problem, label_smoothing, z_loss)))
+    tokens = problem.tokens
+    terms = _chosen(implementation).token_terms(
+        problem.settings, problem.layer, problem.hidden, tokens.labels, tokens.where
+    )
+    results = [token_losses(terms, strengths, tokens)]
+    results += [masked(terms.logsumexp, tokens.where)] if return_logsumexp else []
+    results += [masked(terms.argmax, tokens.where)] if return_argmax else []
+    results = tuple(x.reshape(problem.shape) for x in results)
+    return results if len(results) > 1 else results[0]
+
+
+def linear_softmax_cross_entropy_sum(
+    hidden: Float[Array, "..."],
+    weights: Float[Array, "..."],
+    labels: Int[Array, "..."],
+    *,
+    weights_per_token: Float[Array, "..."] | None = None,
+    bias: Float[Array, "..."] | None = None,
+    where: Bool[Array, "..."] | None = None,
+    label_smoothing: Scalar = 0.0,
+    z_loss: Scalar = 0.0,
+    logit_softcap: Scalar | None = None,
+    temperature: Scalar = 1.0,
+    class_prior: Float[Array, "..."] | None = None,
+    implementation: str | None = None,
+    precision: Any = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    r"""Computes the weighted sum of a batch's cross-entropies and what to divide it by.
+
+    For training with a large vocabulary. Both numbers are sums, so that they can be added over
+    micro-batches and devices before the one is divided by the other.
+
+    .. math::
+      S = \sum_n \omega_n L_n, \qquad N = \sum_n \omega_n \quad \text{over the tokens that count}
+
+    where L is the loss of `linear_softmax_cross_entropy`. Because the weights are known while the
+    logits are there, the gradients are computed in the forward pass, if any are asked for.
+
+    Args:
+      hidden: h, floating point, of shape (..., D).
+      weights: w, floating point, of shape (V, D); the kernel of a dense layer (D, V) as `kernel.T`.
+      labels: y, integers in [0, V), of shape (...).
+      weights_per_token: omega, floating point, of the labels' shape; 1 by default.
+      bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior: as in
+        `linear_softmax_cross_entropy`.
+      implementation: "chunked" or "reference"; by default chosen by backend and shape.
+      precision: of the matrix products, as in `jax.lax.dot_general`.
+
+    Returns:
+      S and N, in float32 (float64 for float64 arguments): the mean is S / N where N is not 0. S is
+      NaN where the label of a token that counts is outside [0, V).
+
+    Raises:
+      TypeError: arguments of the wrong kind of dtype.
+      ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
+        that does not exist.
+      NotImplementedError: a second derivative of an implementation other than the reference.
+
+    The gradient is the sum of the losses' gradients, each times its weight; with respect to the
+    weights of the tokens it is their losses. Until the way back it is kept in float32, so that it
+    is rounded once, after the cotangent has scaled it.
+
+    References:
+      Hsu et al., `Liger Kernel: Efficient Triton Kernels for LLM Training
+      <https://arxiv.org/abs/2410.10989>`_, 2024, section 3.2 (gradients in the forward pass).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> hidden, embedding = jnp.array([[2.0, 0.0], [2.0, 0.0]]), jnp.eye(3, 2)
+      >>> print(xent.linear_softmax_cross_entropy_sum(hidden, embedding, jnp.array([0, 1])))
+      (Array(2.4791, dtype=float32), Array(2., dtype=float32))
+    """
+    problem = prepare(
+        hidden,
+        weights,
+        labels,
+        bias=bias,
+        where=where,
+        logit_softcap=logit_softcap,
+        temperature=temperature,
+        class_prior=class_prior,
+        uniform=not known(label_smoothing, 0.0),
+        precision=precision,
+    )
+    omega = token_weights(weights_per_token, problem)
+    strengths = _strengths(problem, label_smoothing, z_loss)
+    problem, strengths, omega = vary_alike((problem, strengths, omega))
+    settings, layer, hidden, tokens, _ = problem
+    total = _chosen(implementation).weighted_sum(settings, layer, strengths, hidden, omega, tokens)
+    counts = jnp.ones(tokens.labels.shape, settings.dtype) if omega is None else omega
+    return total, jnp.sum(masked(counts, tokens.where))
+
+
+def _strengths(problem: Problem, label_smoothing: Scalar, z_loss: Scalar) -> Strengths:
+    dtype = problem.settings.dtype
+    smoothing = scalar("label_smoothing", label_smoothing, dtype, at_least=0.0, at_most=1.0)
+    strength = scalar("z_loss", z_loss, dtype, at_least=0.0)
+    return Strengths(
+        smoothing if problem.settings.uniform else None,
+        None if known(z_loss, 0.0) else strength,
+    )
+
+
+def _chosen(implementation: str | None) -> ModuleType:
+    if implementation is None:
+        return chunked
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation must be one of {', '.join(IMPLEMENTATIONS)} or None, "
+            f"got {implementation!r}"
+        )
+    return IMPLEMENTATIONS[implementation]

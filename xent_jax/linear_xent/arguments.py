@@ -1,0 +1,213 @@
+"""Arguments checked, flattened to one axis of tokens, and brought to the dtypes computed in."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from xent_jax.linear_xent.blocks import rows_per_chunk
+from xent_jax.linear_xent.reference import Adjustment, Layer, Settings, Tokens
+from xent_jax.typing import Array, Scalar
+
+
+class Problem(NamedTuple):
+    settings: Settings
+    layer: Layer
+    hidden: Array  # (N, D)
+    tokens: Tokens
+    shape: tuple[int, ...]  # of the tokens, before they were flattened
+
+
+def prepare(
+    hidden: Array,
+    weights: Array,
+    labels: Array,
+    *,
+    bias: Array | None,
+    where: Array | None,
+    logit_softcap: Scalar | None,
+    temperature: Scalar,
+    class_prior: Array | None,
+    uniform: bool,
+    argmax: bool = False,
+    precision: Any = None,
+) -> Problem:
+    """Returns the arguments ready for any implementation.
+
+    Raises:
+      TypeError: floating-point arguments that are not, labels that are not integers, a mask that
+        is not boolean.
+      ValueError: shapes that do not fit, or a hyper-parameter outside its range.
+    """
+    hidden, weights = operands("hidden", hidden, "weights", weights)
+    shape = hidden.shape[:-1]
+    settings = settings_of(hidden, weights, uniform, argmax, precision)
+    tokens = tokens_of(labels, token_mask(where, shape), shape, len(weights))
+    adjustment = adjustment_of(
+        settings, len(weights), bias, logit_softcap, temperature, class_prior
+    )
+    return Problem(settings, Layer(weights, adjustment), flat(hidden, 1), tokens, shape)
+
+
+def operands(
+    hidden_name: str, hidden: Array, weights_name: str, weights: Array
+) -> tuple[Array, Array]:
+    """Returns hidden (..., D) and weights (V, D), checked, in the wider of their dtypes."""
+    hidden, weights = floating(hidden_name, hidden), floating(weights_name, weights)
+    if hidden.ndim < 1 or weights.ndim != 2 or len(weights) < 1:
+        raise ValueError(
+            f"{hidden_name} must have shape (..., D) and {weights_name} (V, D) with at least one "
+            f"class, got {hidden.shape} and {weights.shape}"
+        )
+    if weights.shape[1] != hidden.shape[-1]:
+        turned = weights.shape[0] == hidden.shape[-1]
+        advice = f"; pass {weights_name}.T" if turned else ""
+        raise ValueError(
+            f"{weights_name} must have shape (V, {hidden.shape[-1]}), as {hidden_name} have shape "
+            f"{hidden.shape}, got {weights.shape}{advice}"
+        )
+    dtype = jnp.promote_types(hidden.dtype, weights.dtype)
+    return hidden.astype(dtype), weights.astype(dtype)
+
+
+def settings_of(
+    hidden: Array, weights: Array, uniform: bool, argmax: bool, precision: Any
+) -> Settings:
+    """Returns what the program is compiled for.
+
+    The logits' gradient enters the products in bfloat16 where the operands are, but not in float16,
+    in which most of a large vocabulary's probabilities would be 0.
+    """
+    dtype = np.dtype(np.float64 if hidden.dtype == np.float64 else np.float32)
+    slopes = hidden.dtype if hidden.dtype == jnp.bfloat16 else dtype
+    rows = rows_per_chunk(math.prod(hidden.shape[:-1]), len(weights), dtype.itemsize)
+    return Settings(dtype, np.dtype(hidden.dtype), slopes, rows, uniform, argmax, precision)
+
+
+def tokens_of(labels: Array, where: Array | None, shape: tuple[int, ...], classes: int) -> Tokens:
+    """Returns the labels, 0 where masked or outside [0, V), and where they are outside."""
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels must be integer classes, got {labels.dtype}")
+    if labels.shape != shape:
+        raise ValueError(
+            f"labels must have the shape of hidden without the last axis, {shape}, got "
+            f"{labels.shape}"
+        )
+    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    invalid = (labels < 0) | (labels >= classes)
+    invalid = invalid if where is None else invalid & where
+    inside = (labels >= 0) & (labels < classes)
+    labels = jnp.where(inside, labels, 0).astype(jnp.int32)
+    return Tokens(flat(labels), flat(invalid), None if where is None else flat(where))
+
+
+def adjustment_of(
+    settings: Settings,
+    classes: int,
+    bias: Array | None,
+    logit_softcap: Scalar | None,
+    temperature: Scalar,
+    class_prior: Array | None,
+) -> Adjustment:
+    """Returns what becomes of the products; a class of bias -inf or prior 0 cannot occur."""
+    divisor = scalar("temperature", temperature, settings.dtype, above=0.0)
+    scale = None if known(temperature, 1.0) else 1.0 / divisor
+    cap = None
+    if logit_softcap is not None:
+        cap = scalar("logit_softcap", logit_softcap, settings.dtype, above=0.0) / divisor
+    offset = None if class_prior is None else _log_prior(class_prior, classes, settings.dtype)
+    if bias is not None:
+        bias = _per_class("bias", floating("bias", bias), classes, settings.dtype)
+        excluded = jnp.isneginf(bias)
+        offset = jnp.where(excluded, -jnp.inf, jnp.zeros_like(bias) if offset is None else offset)
+        bias = jnp.where(excluded, 0.0, bias)
+    return Adjustment(bias, scale, cap, offset)
+
+
+def _log_prior(class_prior: Array, classes: int, dtype: np.dtype) -> Array:
+    """Returns log pi, and -inf, with slope 0, at 0."""
+    prior = _per_class("class_prior", class_prior, classes, dtype)
+    if not isinstance(class_prior, Tracer):
+        shares = np.asarray(class_prior, np.float64)
+        if not (np.all(shares >= 0.0) and abs(np.sum(shares) - 1.0) <= 1e-2):
+            raise ValueError(
+                f"class_prior must be at least 0 and sum to 1, got a least of {shares.min():g} and "
+                f"a sum of {shares.sum():g}; divide counts by their sum"
+            )
+    positive = prior > 0.0
+    return jnp.where(positive, jnp.log(jnp.where(positive, prior, 1.0)), -jnp.inf)
+
+
+def _per_class(name: str, values: Array, classes: int, dtype: np.dtype) -> Array:
+    if jnp.shape(values) != (classes,):
+        raise ValueError(f"{name} must have shape ({classes},), got {jnp.shape(values)}")
+    return jnp.asarray(values).astype(dtype)
+
+
+def token_mask(where: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """Returns `where`, checked to hold one boolean per token."""
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_:
+        raise TypeError(f"where must be boolean, got {where.dtype}: pass for instance `mask > 0`")
+    if where.shape != shape:
+        raise ValueError(f"where must hold one boolean per token, shape {shape}, got {where.shape}")
+    return where
+
+
+def token_weights(weights: Array | None, problem: Problem) -> Array | None:
+    """Returns `weights_per_token`, checked and flattened."""
+    if weights is None:
+        return None
+    weights = floating("weights_per_token", weights)
+    if weights.shape != problem.shape:
+        raise ValueError(
+            f"weights_per_token must hold one number per token, shape {problem.shape}, got "
+            f"{weights.shape}"
+        )
+    return flat(weights.astype(problem.settings.dtype))
+
+
+def floating(name: str, array: Array) -> Array:
+    array = jnp.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {array.dtype}")
+    return array
+
+
+def scalar(
+    name: str,
+    value: Scalar,
+    dtype: np.dtype,
+    *,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    above: float = -math.inf,
+) -> Array:
+    """Returns a hyper-parameter, its range checked where its value is known."""
+    if jnp.ndim(value) != 0:
+        raise ValueError(
+            f"{name} must be a scalar, got shape {jnp.shape(value)}: use jax.vmap for several"
+        )
+    if not isinstance(value, Tracer):
+        number = float(value)
+        if not (math.isfinite(number) and at_least <= number <= at_most and number > above):
+            lower = f"[{at_least:g}" if at_least > above else f"({above:g}"
+            upper = f"{at_most:g}]" if at_most < math.inf else "inf)"
+            raise ValueError(f"{name} must lie in {lower}, {upper}, got {value}")
+    return jnp.asarray(value, dtype)
+
+
+def known(value: Scalar, number: float) -> bool:
+    """Is it this number, whatever is traced: then its part of the formula is left out."""
+    return not isinstance(value, Tracer) and float(value) == number
+
+
+def flat(array: Array, last: int = 0) -> Array:
+    """Returns the array with all axes but the last so many made one."""
+    kept = array.ndim - last
+    return array.reshape(math.prod(array.shape[:kept]), *array.shape[kept:])

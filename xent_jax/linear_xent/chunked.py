@@ -1,0 +1,287 @@
+"""The logits of a few tokens at a time, in plain XLA, with a hand-derived way back.
+
+A scan goes over chunks of tokens. Its forward pass keeps two numbers per token, the largest logit
+and the inverse of the sum of exponentials; the way back computes a chunk's logits once more (four
+matrix products in all). Where the tokens' weights in the sum are known beforehand, the gradients
+are computed while the logits are there, and the way back only scales them (three products).
+
+With g the cotangents of a token's terms and p = softmax(z),
+
+    dz_j = (g_ce + g_uniform + g_lse) p_j - g_ce 1[j = y] - g_uniform / K
+
+for each of the K classes that can occur, from where JAX's own derivative of `adjusted` leads to the
+products x = h W^T and to the bias, temperature, soft-cap and prior; and dh = dx W, dW = dx^T h.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+
+from xent_jax.linear_xent.reference import (
+    Adjustment,
+    Layer,
+    Normalizer,
+    Settings,
+    Strengths,
+    Terms,
+    Tokens,
+    adjusted,
+    masked,
+    possible,
+    product,
+    products,
+    terms_of,
+    total_loss,
+)
+from xent_jax.linear_xent.varying import vary_like
+from xent_jax.typing import Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def token_terms(
+    settings: Settings, layer: Layer, hidden: Array, labels: Array, where: Array | None
+) -> Terms:
+    """Returns the terms of each token."""
+    return _forward(settings, layer, hidden, labels, where)[0]
+
+
+def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, Any]:
+    asked, (layer, hidden, labels, where) = split_asked(arguments)
+    forward = first_derivative_only(functools.partial(_forward, settings))
+    terms, normalizer = forward(layer, hidden, labels, where)
+    return terms, (asked, layer, hidden, labels, where, normalizer)
+
+
+def _token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:
+    asked, *arrays = saved
+    cotangents = jax.tree.map(instantiated, cotangents._replace(argmax=None))
+    backward = first_derivative_only(functools.partial(_backward, settings, asked))
+    return *backward(*arrays, cotangents), None, None
+
+
+token_terms.defvjp(_token_terms_forward, _token_terms_backward, symbolic_zeros=True)
+
+
+def _forward(
+    settings: Settings, layer: Layer, hidden: Array, labels: Array, where: Array | None
+) -> tuple[Terms, Normalizer]:
+    def chunk(_: None, rows: Any) -> tuple[None, tuple[Terms, Normalizer]]:
+        hidden, labels, where = rows
+        z = adjusted(products(settings, layer, masked(hidden, where)), layer.adjustment)
+        return None, terms_of(settings, layer, z, labels)
+
+    return scan_chunks(settings.rows, chunk, None, (hidden, labels, where))[1]
+
+
+def _backward(
+    settings: Settings,
+    asked: "Asked",
+    layer: Layer,
+    hidden: Array,
+    labels: Array,
+    where: Array | None,
+    normalizer: Normalizer,
+    cotangents: Terms,
+) -> tuple[Layer, Array | None]:
+    """Returns the gradients with respect to layer and hidden, None where not asked for."""
+    asked_layer, asked_hidden, *_ = asked.tree
+
+    def chunk(sums: Layer, rows: Any) -> tuple[Layer, Array | None]:
+        hidden, labels, where, normalizer, cotangents = rows
+        hidden = masked(hidden, where)
+        z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
+        d_x, d_adjustment = pull(slopes(layer, z, labels, normalizer, cotangents))
+        d_layer = layer_gradient(settings, asked_layer, hidden, d_x, d_adjustment)
+        d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
+        return jax.tree.map(jnp.add, sums, d_layer), rounded(settings, d_hidden)
+
+    start = zeros(settings, only(asked_layer, layer), like=hidden)
+    rows = (hidden, labels, where, normalizer, cotangents)
+    d_layer, d_hidden = scan_chunks(settings.rows, chunk, start, rows)
+    return d_layer._replace(weights=rounded(settings, d_layer.weights)), d_hidden
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def weighted_sum(
+    settings: Settings,
+    layer: Layer,
+    strengths: Strengths,
+    hidden: Array,
+    weights: Array | None,
+    tokens: Tokens,
+) -> Array:
+    """Returns the sum of the tokens' losses times their weights."""
+    terms = token_terms(settings, layer, hidden, tokens.labels, tokens.where)
+    return total_loss(terms, strengths, weights, tokens)
+
+
+def _weighted_sum_forward(settings: Settings, *arguments: Any) -> tuple[Array, Any]:
+    asked, arrays = split_asked(arguments)
+    forward = first_derivative_only(functools.partial(_sum_and_gradients, settings, asked))
+    return forward(*arrays)
+
+
+def _weighted_sum_backward(settings: Settings, saved: Any, cotangent: Any) -> tuple[Any, ...]:
+    cotangent = instantiated(cotangent)
+    d_layer, d_strengths, d_hidden, d_weights = jax.tree.map(lambda x: x * cotangent, saved)
+    d_layer = d_layer._replace(weights=rounded(settings, d_layer.weights))
+    return d_layer, d_strengths, rounded(settings, d_hidden), d_weights, None
+
+
+weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward, symbolic_zeros=True)
+
+
+def _sum_and_gradients(
+    settings: Settings,
+    asked: "Asked",
+    layer: Layer,
+    strengths: Strengths,
+    hidden: Array,
+    weights: Array | None,
+    tokens: Tokens,
+) -> tuple[Array, Any]:
+    """Returns the sum, and its gradients in full precision, for the cotangent is yet to come."""
+    asked_layer, asked_strengths, asked_hidden, asked_weights, _ = asked.tree
+
+    def chunk(sums: Any, rows: Any) -> tuple[Any, Any]:
+        hidden, weights, tokens = rows
+        hidden = masked(hidden, tokens.where)
+        z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
+        terms, normalizer = terms_of(settings, layer, z, tokens.labels)
+        loss = functools.partial(total_loss, tokens=tokens)
+        value, pull_loss = jax.vjp(loss, terms, strengths, weights)
+        d_terms, d_strengths, d_weights = pull_loss(vary_like(jnp.ones_like(value), like=value))
+        d_x, d_adjustment = pull(slopes(layer, z, tokens.labels, normalizer, d_terms))
+        d_layer = layer_gradient(settings, asked_layer, hidden, d_x, d_adjustment)
+        d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
+        sums = jax.tree.map(jnp.add, sums, (value, d_layer, only(asked_strengths, d_strengths)))
+        return sums, (d_hidden, only(asked_weights, d_weights))
+
+    summed = (jnp.zeros(()), only(asked_layer, layer), only(asked_strengths, strengths))
+    start = zeros(settings, summed, like=hidden)
+    rows = (hidden, weights, _counted(settings, tokens))
+    (value, *sums), each = scan_chunks(settings.rows, chunk, start, rows)
+    return value, (*sums, *each)
+
+
+def _counted(settings: Settings, tokens: Tokens) -> Tokens:
+    """Returns the tokens with a mask where there will be padding."""
+    if tokens.where is not None or len(tokens.labels) % settings.rows == 0:
+        return tokens
+    return tokens._replace(where=jnp.ones(tokens.labels.shape, bool))
+
+
+def slopes(
+    layer: Layer, z: Array, labels: Array, normalizer: Normalizer, cotangents: Terms
+) -> Array:
+    """Returns the derivatives with respect to the logits, by the formula above."""
+    of_label, of_uniform, of_logsumexp, _ = cotangents
+    both = of_label if of_uniform is None else of_label + of_uniform
+    factor = (both + of_logsumexp) * normalizer.inverse_total
+    # A comparison takes part in the pass over the logits; a scatter would be a pass of its own.
+    is_label = jax.lax.broadcasted_iota(labels.dtype, z.shape, 1) == labels[:, None]
+    dz = factor[:, None] * jnp.exp(z - normalizer.largest[:, None])
+    dz = dz - jnp.where(is_label, of_label[:, None], jnp.zeros((), z.dtype))
+    return dz if of_uniform is None else dz - of_uniform[:, None] * share(layer, z)
+
+
+def share(layer: Layer, z: Array) -> Array:
+    """Returns 1/K for each of the K classes that can occur, (1, V)."""
+    occurring = possible(layer)
+    if occurring is None:
+        return jnp.full((1, z.shape[1]), 1.0 / z.shape[1], z.dtype)
+    return occurring.astype(z.dtype) / jnp.sum(occurring, dtype=z.dtype)
+
+
+def layer_gradient(
+    settings: Settings, asked: Layer, hidden: Array, d_x: Array, d_adjustment: Adjustment
+) -> Layer:
+    """Returns what a chunk adds to the gradient of the layer."""
+    d_adjustment = only(asked.adjustment, d_adjustment)
+    if not asked.weights:
+        return Layer(None, d_adjustment)
+    d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
+    return Layer(product(settings, d_x, hidden, 0, 0), d_adjustment)
+
+
+def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -> Array | None:
+    """Returns the gradient of a chunk's hidden vectors."""
+    if not asked:
+        return None
+    d_x, weights = d_x.astype(settings.slopes), layer.weights.astype(settings.slopes)
+    return product(settings, d_x, weights, 1, 0)
+
+
+def scan_chunks(
+    rows: int, chunk: Callable[[Any, Any], tuple[Any, Any]], start: Any, arrays: Any
+) -> tuple[Any, Any]:
+    """Returns `jax.lax.scan` over so many rows at a time of arrays (N, ...), the last padded."""
+    number = len(jax.tree.leaves(arrays)[0])
+    chunks = -(-number // rows)
+
+    def split(array: Array) -> Array:
+        if padding := chunks * rows - number:
+            array = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+        return array.reshape(chunks, rows, *array.shape[1:])
+
+    def join(array: Array) -> Array:
+        return array.reshape(chunks * rows, *array.shape[2:])[:number]
+
+    sums, each = jax.lax.scan(chunk, start, jax.tree.map(split, arrays))
+    return sums, jax.tree.map(join, each)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Booleans in the places of a function's arguments: which gradients are asked for."""
+
+    tree: Any
+
+
+def split_asked(arguments: tuple[Any, ...]) -> tuple[Asked, tuple[Any, ...]]:
+    """Returns which of a forward rule's arguments are differentiated, and their values."""
+
+    def each(function: Callable[[CustomVJPPrimal], Any]) -> Any:
+        return jax.tree.map(function, arguments, is_leaf=lambda x: isinstance(x, CustomVJPPrimal))
+
+    return Asked(each(lambda x: x.perturbed)), each(lambda x: x.value)
+
+
+def only(asked: Any, tree: Any) -> Any:
+    """Returns the arrays whose gradient is asked for, and None for the others."""
+    return jax.tree.map(lambda flag, array: array if flag else None, asked, tree)
+
+
+def zeros(settings: Settings, tree: Any, like: Array) -> Any:
+    """Returns zeros to add up gradients in."""
+    return jax.tree.map(lambda x: vary_like(jnp.zeros(x.shape, settings.dtype), like), tree)
+
+
+def instantiated(cotangent: Any) -> Array:
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
+
+
+def rounded(settings: Settings, gradient: Array | None) -> Array | None:
+    return None if gradient is None else gradient.astype(settings.operands)
+
+
+def first_derivative_only(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function, whose derivative is an error that says what to do."""
+    once = jax.custom_jvp(function)
+
+    @once.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError(
+            "second derivatives of the chunked loss would keep all logits: pass "
+            "implementation='reference', which has derivatives of every order"
+        )
+
+    return once
