@@ -54,7 +54,7 @@ def prepare(
 def operands(
     hidden_name: str, hidden: Array, weights_name: str, weights: Array
 ) -> tuple[Array, Array]:
-    """Returns hidden (..., D) and weights (V, D), checked, in the wider of their dtypes."""
+    """Returns hidden (..., D) and weights (V, D), checked, in a dtype that holds both."""
     hidden, weights = floating(hidden_name, hidden), floating(weights_name, weights)
     if hidden.ndim < 1 or weights.ndim != 2 or len(weights) < 1:
         raise ValueError(
@@ -68,7 +68,9 @@ def operands(
             f"{weights_name} must have shape (V, {hidden.shape[-1]}), as {hidden_name} have shape "
             f"{hidden.shape}, got {weights.shape}{advice}"
         )
-    dtype = jnp.promote_types(hidden.dtype, weights.dtype)
+    if hidden.dtype == weights.dtype:
+        return hidden, weights
+    dtype = np.float64 if np.float64 in (hidden.dtype, weights.dtype) else np.float32
     return hidden.astype(dtype), weights.astype(dtype)
 
 

@@ -162,7 +162,7 @@ def _first_of_largest(z: Array, largest: Array) -> Array:
 
 def token_losses(terms: Terms, strengths: Strengths, tokens: Tokens) -> Array:
     """Returns each token's loss: 0 where it is masked, NaN where its label is invalid."""
-    terms = Terms(*(None if x is None else masked(x, tokens.where) for x in terms))
+    terms = jax.tree.map(lambda term: masked(term, tokens.where), terms)
     loss = terms.cross_entropy
     if terms.uniform is not None and strengths.smoothing is not None:
         loss = (1.0 - strengths.smoothing) * loss + strengths.smoothing * terms.uniform

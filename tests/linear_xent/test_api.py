@@ -1,0 +1,281 @@
+"""Both losses, by every implementation, against NumPy in float64 and against one another."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xent_jax as xent
+from tests.linear_xent.plain import linear_cross_entropy, problem
+from xent_jax.linear_xent import blocks
+
+loss, loss_sum = xent.linear_softmax_cross_entropy, xent.linear_softmax_cross_entropy_sum
+IMPLEMENTATIONS = ["chunked", "reference"]
+each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+both = pytest.mark.parametrize("form", ["per token", "sum"])
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_eight_tokens(monkeypatch):
+    monkeypatch.setattr(blocks, "FEWEST", 8)
+
+
+def total(form, *arguments, weights_per_token=None, **options):
+    """Returns the weighted sum of the losses, by one function or the other."""
+    if form == "sum":
+        return loss_sum(*arguments, weights_per_token=weights_per_token, **options)[0]
+    losses = loss(*arguments, **options)
+    return jnp.sum(losses if weights_per_token is None else losses * weights_per_token)
+
+
+def close(actual, expected, rtol=2e-5):
+    """Asserts that no entry is off by more than so much of the largest."""
+    expected = np.asarray(expected, np.float64)
+    atol = rtol * np.max(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol)
+
+
+@each
+@pytest.mark.parametrize("size", [(1, 1, 1), (7, 3, 2), (17, 5, 13), (33, 4, 129)])
+def test_values_and_gradients_are_numpys(implementation, size):
+    hidden, weights, labels, options = problem(*size)
+    of_loss, of_logsumexp = np.random.default_rng(1).normal(size=(2, size[0])).astype(np.float32)
+    where = np.arange(size[0]) % 5 != 1
+    dirty, wrong = hidden.copy(), labels.copy()
+    dirty[~where], wrong[~where] = np.nan, -7
+
+    def run(hidden, weights, bias):
+        results = loss(
+            hidden,
+            weights,
+            wrong,
+            **{**options, "bias": bias},
+            where=where,
+            return_logsumexp=True,
+            return_argmax=True,
+            implementation=implementation,
+        )
+        return jnp.vdot(of_loss, results[0]) + jnp.vdot(of_logsumexp, results[1]), results
+
+    gradients, results = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(
+        dirty, weights, options["bias"]
+    )
+    cotangents = {"of_loss": of_loss, "of_logsumexp": of_logsumexp}
+    expected = linear_cross_entropy(hidden, weights, labels, where=where, **options, **cotangents)
+    for actual, right in zip((*results, *gradients), expected, strict=True):
+        close(actual, right)
+    assert np.all(np.asarray(results[0])[~where] == 0.0)
+    assert np.all(np.asarray(gradients[0])[~where] == 0.0)
+
+
+@each
+@both
+def test_without_options_it_is_the_cross_entropy(implementation, form):
+    hidden, weights, labels, _ = problem(19, 4, 11)
+    value, gradients = jax.jit(
+        jax.value_and_grad(
+            lambda *layer: total(form, *layer, labels, implementation=implementation), (0, 1)
+        )
+    )(hidden, weights)
+    expected = linear_cross_entropy(hidden, weights, labels)
+    close(value, expected.loss.sum())
+    close(gradients[0], expected.hidden)
+    close(gradients[1], expected.weights)
+
+
+@pytest.mark.parametrize("tokens", [8, 21])
+def test_the_sum_has_every_gradient_of_the_losses(tokens):
+    hidden, weights, labels, options = problem(tokens, 4, 11)
+    omega = np.random.default_rng(1).uniform(size=tokens).astype(np.float32)
+    where = np.arange(tokens) % 4 != 2
+    options = {name: jnp.asarray(value) for name, value in options.items()}
+
+    def run(form, implementation, hidden, weights, omega, options):
+        keywords = {**options, "weights_per_token": omega, "implementation": implementation}
+        return 3.0 * total(form, hidden, weights, labels, where=where, **keywords)
+
+    def gradients(*how):
+        f = jax.value_and_grad(functools.partial(run, *how), (0, 1, 2, 3))
+        return jax.tree.leaves(jax.jit(f)(hidden, weights, omega, options))
+
+    expected = gradients("per token", "reference")
+    assert len(expected) == 1 + 3 + 6
+    for how in (("sum", "chunked"), ("per token", "chunked"), ("sum", "reference")):
+        for actual, right in zip(gradients(*how), expected, strict=True):
+            close(actual, right)
+
+
+def test_the_normaliser_is_the_weight_that_counts():
+    hidden, weights, labels, _ = problem(5, 2, 3)
+    where, omega = np.array([1, 1, 0, 1, 0], bool), np.arange(5, dtype=np.float32)
+    assert loss_sum(hidden, weights, labels)[1] == 5.0
+    assert loss_sum(hidden, weights, labels, where=where)[1] == 3.0
+    dirty = np.where(where, omega, np.nan)
+    total, normaliser = loss_sum(hidden, weights, labels, where=where, weights_per_token=dirty)
+    assert normaliser == 4.0
+    close(total, (linear_cross_entropy(hidden, weights, labels).loss * omega)[where].sum())
+
+
+@both
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float16, 2e-3), (jnp.bfloat16, 2e-2), (np.float64, 1e-12)]
+)
+def test_dtypes(form, dtype, tolerance):
+    hidden, weights, labels, options = problem(19, 16, 37)
+    with jax.enable_x64(dtype == np.float64):
+        hidden, weights = jnp.asarray(hidden, dtype), jnp.asarray(weights, dtype)
+        run = functools.partial(total, form, **options)
+        value, gradients = jax.jit(jax.value_and_grad(run, (0, 1)))(hidden, weights, labels)
+        expected = linear_cross_entropy(hidden, weights, labels, **options)
+        assert value.dtype == (np.float64 if dtype == np.float64 else np.float32)
+        assert [gradient.dtype for gradient in gradients] == [dtype, dtype]
+        close(value, expected.loss.sum(), min(tolerance, 2e-6))
+        close(gradients[0], expected.hidden, tolerance)
+        close(gradients[1], expected.weights, tolerance)
+
+
+def test_gradients_of_the_weights_are_added_in_float32():
+    # 1 + 2^-9 is 1 in bfloat16: added up chunk by chunk in it, small gradients would vanish.
+    tokens, hidden = 256, jnp.full((256, 1), 2.0**-4, jnp.bfloat16)
+    weights, labels = jnp.zeros((2, 1), jnp.bfloat16), jnp.zeros(tokens, jnp.int32)
+    hidden = hidden.at[:8].set(64.0)
+    gradient = jax.jit(jax.grad(functools.partial(total, "sum"), 1))(hidden, weights, labels)
+    exact = -0.5 * (8 * 64.0 + 248 * 2.0**-4)
+    assert abs(float(gradient[0, 0]) - exact) <= 2.0**-9 * abs(exact)
+    each = jax.jit(jax.grad(functools.partial(total, "per token"), 1))(hidden, weights, labels)
+    assert abs(float(each[0, 0]) - exact) <= 2.0**-9 * abs(exact)
+
+
+def test_float16_keeps_the_tail_of_a_small_cotangent():
+    hidden, weights, labels, _ = problem(16, 4, 1000)
+    hidden, weights = hidden.astype(np.float16), weights.astype(np.float16)
+
+    def scaled(hidden):  # p times 1e-4 would be 0 in float16 for most of the classes
+        return 1e-4 * jnp.sum(loss(hidden, weights, labels))
+
+    expected = 1e-4 * linear_cross_entropy(hidden, weights, labels).hidden
+    close(jax.jit(jax.grad(scaled))(hidden), expected, 2e-3)
+
+
+@each
+@both
+def test_large_logits(implementation, form):
+    hidden, weights, labels, _ = problem(9, 4, 7, scale=3e3)
+    run = functools.partial(total, form, implementation=implementation)
+    value, gradients = jax.jit(jax.value_and_grad(run, (0, 1)))(hidden, weights, labels)
+    expected = linear_cross_entropy(hidden, weights, labels)
+    assert np.abs(hidden @ weights.T).max() > 1e4
+    close(value, expected.loss.sum(), 1e-6)
+    close(gradients[0], expected.hidden, 1e-3)
+    close(gradients[1], expected.weights, 1e-3)
+
+
+def test_a_small_loss_of_large_logits_keeps_its_digits():
+    hidden, weights = np.full((1, 1), 1e4, np.float32), np.array([[1.0], [1.0 - 1e-3]], np.float32)
+    gap = 1e4 - 1e4 * float(weights[1, 0])
+    value = loss(hidden, weights, np.array([0]))
+    np.testing.assert_allclose(value, np.log1p(np.exp(-gap)), rtol=2e-2)
+
+
+@each
+@both
+def test_classes_that_cannot_occur(implementation, form):
+    hidden, weights, _, options = problem(9, 4, 7)
+    bias, prior = options["bias"].copy(), options["class_prior"].copy()
+    bias[2], prior[5] = -np.inf, 0.0
+    prior /= prior.sum()
+    labels = np.array([0, 1, 3, 4, 6] * 2, np.int32)[:9]
+    options = {"label_smoothing": 0.2, "logit_softcap": 3.0, "temperature": 1.5}
+
+    def run(hidden, weights, bias, prior, temperature):
+        keywords = {**options, "temperature": temperature, "implementation": implementation}
+        return total(form, hidden, weights, labels, bias=bias, class_prior=prior, **keywords)
+
+    arguments = hidden, weights, bias, prior, 1.5
+    value, gradients = jax.jit(jax.value_and_grad(run, range(5)))(*arguments)
+    kept = [0, 1, 3, 4, 6]
+    expected = linear_cross_entropy(
+        hidden,
+        weights[kept],
+        np.searchsorted(kept, labels),
+        bias=bias[kept],
+        class_prior=prior[kept],
+        **options,
+    )
+    close(value, expected.loss.sum())
+    close(gradients[0], expected.hidden)
+    close(gradients[1][np.array(kept)], expected.weights)
+    assert np.all(gradients[1][np.array([2, 5])] == 0.0)
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+@each
+def test_a_label_that_cannot_occur_costs_infinitely_much(implementation):
+    hidden, weights, labels, _ = problem(3, 4, 5)
+    bias = np.zeros(5, np.float32)
+    bias[labels[1]] = -np.inf
+
+    def run(hidden, bias):
+        return loss(hidden, weights, labels, bias=bias, implementation=implementation)
+
+    run = jax.jit(run)
+    losses, pull = jax.vjp(lambda hidden: run(hidden, bias), hidden)
+    assert losses[1] == np.inf
+    z = hidden[1] @ weights.T + bias
+    p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+    close(pull(jnp.ones(3))[0][1], (p - np.eye(5)[labels[1]]) @ weights)
+    assert np.all(np.isnan(run(hidden, np.full(5, -np.inf, np.float32))))
+
+
+@each
+@both
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_outside_the_classes_is_loud(implementation, form, label):
+    hidden, weights, labels, _ = problem(9, 4, 5)
+    labels[3] = label
+    run = functools.partial(total, form, implementation=implementation)
+    differentiated = jax.jit(jax.value_and_grad(run, (0, 1)))
+    value, gradients = differentiated(hidden, weights, labels)
+    assert np.isnan(value)
+    assert np.array_equal(np.isnan(gradients[0]).all(-1), np.arange(9) == 3)
+    assert np.all(np.isnan(gradients[1]))
+    where = labels == np.clip(labels, 0, 4)
+    value, gradients = differentiated(hidden, weights, labels, where=where)
+    close(value, linear_cross_entropy(hidden, weights, labels, where=where).loss.sum())
+    assert np.all(gradients[0][3] == 0.0)
+    assert np.all(np.isfinite(gradients[1]))
+
+
+def test_the_first_of_several_largest():
+    weights = np.array([[0.0], [1.0], [1.0], [np.nan]], np.float32)
+    keywords = {"return_argmax": True}
+    ones, labels = np.ones((1, 1), np.float32), np.zeros(1, np.int32)
+    assert loss(ones, weights[:3], labels, **keywords)[1] == 1
+    assert loss(ones, weights, labels, **keywords)[1] == 3
+
+
+@both
+def test_any_leading_shape_and_none(form):
+    hidden, weights, labels, _ = problem(12, 4, 5)
+    run = jax.jit(functools.partial(total, form))
+    value = run(hidden.reshape(2, 3, 2, 4), weights, labels.reshape(2, 3, 2))
+    close(value, linear_cross_entropy(hidden, weights, labels).loss.sum())
+    one = jax.eval_shape(functools.partial(total, form), hidden[0], weights, jnp.asarray(labels[0]))
+    assert one.shape == ()
+    assert jax.eval_shape(loss, hidden.reshape(2, 6, 4), weights, labels.reshape(2, 6)).shape == (
+        2,
+        6,
+    )
+    gradient = jax.jit(jax.grad(functools.partial(total, form), 1))
+    assert np.all(gradient(hidden[:0], weights, labels[:0]) == 0.0)
+
+
+def test_mixed_dtypes_are_computed_in_the_wider():
+    hidden, weights, labels, _ = problem(9, 4, 5)
+    half = hidden.astype(jnp.bfloat16)
+    gradients = jax.jit(jax.grad(functools.partial(total, "sum"), (0, 1)))(half, weights, labels)
+    expected = linear_cross_entropy(half, weights, labels)
+    assert [gradient.dtype for gradient in gradients] == [jnp.bfloat16, np.float32]
+    close(gradients[1], expected.weights)
