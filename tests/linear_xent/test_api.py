@@ -172,6 +172,15 @@ def test_large_logits(implementation, form):
     close(gradients[1], expected.weights, 1e-3)
 
 
+@both
+def test_padding_overflows_nowhere(form):
+    hidden, weights, labels, _ = problem(9, 4, 7)
+    bias = np.full(7, 200.0, np.float32)  # exp of it is infinite
+    run = functools.partial(total, form, bias=bias)
+    gradients = jax.jit(jax.grad(run, (0, 1)))(hidden, weights, labels)
+    close(gradients[1], linear_cross_entropy(hidden, weights, labels).weights, 1e-3)
+
+
 def test_a_small_loss_of_large_logits_keeps_its_digits():
     hidden, weights = np.full((1, 1), 1e4, np.float32), np.array([[1.0], [1.0 - 1e-3]], np.float32)
     gap = 1e4 - 1e4 * float(weights[1, 0])

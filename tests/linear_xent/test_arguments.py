@@ -39,7 +39,7 @@ GOOD = {
 def prepare(**changes):
     options = {"bias": None, "where": None, "logit_softcap": None, "temperature": 1.0}
     options = {**options, "class_prior": None, "uniform": False, **GOOD, **changes}
-    return arguments.prepare(*(options.pop(name) for name in GOOD), **options)
+    return arguments.prepare(**options)
 
 
 def test_weights_per_token_fit_the_tokens():

@@ -6,8 +6,13 @@ their probabilities and gradient the next. These losses take the last layer itse
 """
 
 from xent_jax.linear_xent.api import (
+    linear_distillation,
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_sum,
 )
 
-__all__ = ["linear_softmax_cross_entropy", "linear_softmax_cross_entropy_sum"]
+__all__ = [
+    "linear_distillation",
+    "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_sum",
+]

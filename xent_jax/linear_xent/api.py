@@ -5,12 +5,18 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from xent_jax.linear_xent import chunked, reference
+from xent_jax.linear_xent import chunked, chunked_distillation, distillation, reference
 from xent_jax.linear_xent.arguments import (
     Problem,
+    flat,
     known,
+    operands,
     prepare,
+    same_tokens_and_classes,
     scalar,
+    settings_of_pair,
+    side_of,
+    token_mask,
     token_weights,
 )
 from xent_jax.linear_xent.reference import Strengths, masked, token_losses
@@ -18,6 +24,7 @@ from xent_jax.linear_xent.varying import vary_alike
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 IMPLEMENTATIONS = {"chunked": chunked, "reference": reference}
+DISTILLATIONS = {"chunked": chunked_distillation, "reference": distillation}
 
 
 def linear_softmax_cross_entropy(
@@ -121,14 +128,14 @@ def linear_softmax_cross_entropy(
     )
     problem, strengths = vary_alike((problem, _strengths(problem, label_smoothing, z_loss)))
     tokens = problem.tokens
-    terms = _chosen(implementation).token_terms(
+    terms = _chosen(IMPLEMENTATIONS, implementation).token_terms(
         problem.settings, problem.layer, problem.hidden, tokens.labels, tokens.where
     )
     results = [token_losses(terms, strengths, tokens)]
     results += [masked(terms.logsumexp, tokens.where)] if return_logsumexp else []
     results += [masked(terms.argmax, tokens.where)] if return_argmax else []
-    results = tuple(x.reshape(problem.shape) for x in results)
-    return results if len(results) > 1 else results[0]
+    results = [result.reshape(problem.shape) for result in results]
+    return tuple(results) if return_logsumexp or return_argmax else results[0]
 
 
 def linear_softmax_cross_entropy_sum(
@@ -209,9 +216,92 @@ def linear_softmax_cross_entropy_sum(
     strengths = _strengths(problem, label_smoothing, z_loss)
     problem, strengths, omega = vary_alike((problem, strengths, omega))
     settings, layer, hidden, tokens, _ = problem
-    total = _chosen(implementation).weighted_sum(settings, layer, strengths, hidden, omega, tokens)
+    weighted_sum = _chosen(IMPLEMENTATIONS, implementation).weighted_sum
+    total = weighted_sum(settings, layer, strengths, hidden, omega, tokens)
     counts = jnp.ones(tokens.labels.shape, settings.dtype) if omega is None else omega
     return total, jnp.sum(masked(counts, tokens.where))
+
+
+def linear_distillation(
+    student_hidden: Float[Array, "..."],
+    student_weights: Float[Array, "..."],
+    teacher_hidden: Float[Array, "..."],
+    teacher_weights: Float[Array, "..."],
+    *,
+    student_bias: Float[Array, "..."] | None = None,
+    teacher_bias: Float[Array, "..."] | None = None,
+    where: Bool[Array, "..."] | None = None,
+    student_logit_softcap: Scalar | None = None,
+    teacher_logit_softcap: Scalar | None = None,
+    temperature: Scalar = 2.0,
+    implementation: str | None = None,
+    precision: Any = None,
+) -> Float[Array, "..."]:
+    r"""Computes a distillation loss from the last layers of student and teacher, without logits.
+
+    `distillation` without its labels, for vocabularies so large that neither model's logits should
+    exist; a term with labels is `linear_softmax_cross_entropy`.
+
+    .. math::
+      L = T^2 D(t \,\|\, s), \qquad t = \mathrm{softmax}(a / T), \quad
+      s = \mathrm{softmax}(z / T)
+
+    where :math:`z_k = w_k \cdot h + b_k` are the student's logits, soft-capped if asked for, and
+    a, the teacher's, likewise.
+
+    Args:
+      student_hidden: h, floating point, of shape (..., D).
+      student_weights: w, floating point, of shape (V, D); a dense layer's `kernel.T`.
+      teacher_hidden: of shape (..., E), where E need not be D.
+      teacher_weights: of shape (V, E).
+      student_bias, teacher_bias: of shape (V,); 0 by default. At -inf a class cannot occur.
+      where: True for the tokens that count, of shape (...); the others give loss 0 and gradient 0
+        whatever they hold.
+      student_logit_softcap, teacher_logit_softcap: c > 0: logits are replaced by c tanh(z / c).
+      temperature: T > 0: the higher, the more the teacher's small probabilities count.
+      implementation: "chunked" or "reference"; by default chosen by backend and shape.
+      precision: of the matrix products, as in `jax.lax.dot_general`.
+
+    Returns:
+      One value per token, at least 0, of shape (...), in float32 (float64 where an argument is):
+      nats times T squared, +inf where the teacher expects what the student holds impossible.
+
+    Raises:
+      TypeError: arguments of the wrong kind of dtype.
+      ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
+        that does not exist.
+      NotImplementedError: a second derivative of an implementation other than the reference.
+
+    The gradient with respect to the student's logits is :math:`T (s_j - t_j)`. It goes to whatever
+    is differentiated, the teacher too; what is not asked for is not computed.
+
+    References:
+      Hinton, Vinyals and Dean, `Distilling the Knowledge in a Neural Network
+      <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import xent_jax as xent
+      >>> hidden, weights = jnp.array([[2.0, 0.0]]), jnp.eye(3, 2)
+      >>> print(xent.linear_distillation(hidden, weights, 2.0 * hidden, weights))
+      [0.4262]
+    """
+    student = operands("student_hidden", student_hidden, "student_weights", student_weights)
+    teacher = operands("teacher_hidden", teacher_hidden, "teacher_weights", teacher_weights)
+    same_tokens_and_classes(student, teacher)
+    shape = student[0].shape[:-1]
+    settings = settings_of_pair(student, teacher, precision)
+    sides = [
+        side_of(settings[0], *student, student_bias, student_logit_softcap, temperature),
+        side_of(settings[1], *teacher, teacher_bias, teacher_logit_softcap, temperature),
+    ]
+    where = token_mask(where, shape)
+    where = None if where is None else flat(where)
+    squared = scalar("temperature", temperature, settings[0].dtype, above=0.0) ** 2
+    sides, where, squared = vary_alike((sides, where, squared))
+    token_divergences = _chosen(DISTILLATIONS, implementation).token_divergences
+    divergences = masked(token_divergences(settings, *sides, where), where)
+    return (squared * divergences).reshape(shape)
 
 
 def _strengths(problem: Problem, label_smoothing: Scalar, z_loss: Scalar) -> Strengths:
@@ -224,12 +314,12 @@ def _strengths(problem: Problem, label_smoothing: Scalar, z_loss: Scalar) -> Str
     )
 
 
-def _chosen(implementation: str | None) -> ModuleType:
+def _chosen(implementations: dict[str, ModuleType], implementation: str | None) -> ModuleType:
     if implementation is None:
-        return chunked
-    if implementation not in IMPLEMENTATIONS:
+        return implementations["chunked"]
+    if implementation not in implementations:
         raise ValueError(
-            f"implementation must be one of {', '.join(IMPLEMENTATIONS)} or None, "
+            f"implementation must be one of {', '.join(implementations)} or None, "
             f"got {implementation!r}"
         )
-    return IMPLEMENTATIONS[implementation]
+    return implementations[implementation]

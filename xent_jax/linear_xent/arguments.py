@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from xent_jax.linear_xent.blocks import rows_per_chunk
+from xent_jax.linear_xent.distillation import Side
 from xent_jax.linear_xent.reference import Adjustment, Layer, Settings, Tokens
 from xent_jax.typing import Array, Scalar
 
@@ -86,6 +87,39 @@ def settings_of(
     slopes = hidden.dtype if hidden.dtype == jnp.bfloat16 else dtype
     rows = rows_per_chunk(math.prod(hidden.shape[:-1]), len(weights), dtype.itemsize)
     return Settings(dtype, np.dtype(hidden.dtype), slopes, rows, uniform, argmax, precision)
+
+
+def settings_of_pair(
+    student: tuple[Array, Array], teacher: tuple[Array, Array], precision: Any
+) -> tuple[Settings, Settings]:
+    """Returns what student and teacher are compiled for: logits of one dtype, the same chunks."""
+    pair = [settings_of(*side, False, False, precision) for side in (student, teacher)]
+    dtype = max((settings.dtype for settings in pair), key=lambda dtype: dtype.itemsize)
+    tokens, classes = math.prod(student[0].shape[:-1]), len(student[1])
+    rows = rows_per_chunk(tokens, classes, 2 * dtype.itemsize)  # of both
+    of_student, of_teacher = (settings._replace(dtype=dtype, rows=rows) for settings in pair)
+    return of_student, of_teacher
+
+
+def same_tokens_and_classes(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> None:
+    """Raises a ValueError where the two models do not fit."""
+    names = ("hidden vectors", "student's and teacher's tokens"), ("weights", "vocabularies")
+    shapes = [(hidden.shape[:-1], weights.shape[:1]) for hidden, weights in (student, teacher)]
+    for (name, what), ours, theirs in zip(names, *shapes, strict=True):
+        if ours != theirs:
+            raise ValueError(f"the {name} must be of the same {what}, got {ours} and {theirs}")
+
+
+def side_of(
+    settings: Settings,
+    hidden: Array,
+    weights: Array,
+    bias: Array | None,
+    logit_softcap: Scalar | None,
+    temperature: Scalar,
+) -> Side:
+    adjustment = adjustment_of(settings, len(weights), bias, logit_softcap, temperature, None)
+    return Side(Layer(weights, adjustment), flat(hidden, 1))
 
 
 def tokens_of(labels: Array, where: Array | None, shape: tuple[int, ...], classes: int) -> Tokens:

@@ -75,7 +75,8 @@ def _forward(
         z = adjusted(products(settings, layer, masked(hidden, where)), layer.adjustment)
         return None, terms_of(settings, layer, z, labels)
 
-    return scan_chunks(settings.rows, chunk, None, (hidden, labels, where))[1]
+    _, (terms, normalizer) = scan_chunks(settings.rows, chunk, None, (hidden, labels, where))
+    return unpadded(terms, hidden), normalizer
 
 
 def _backward(
@@ -103,7 +104,8 @@ def _backward(
     start = zeros(settings, only(asked_layer, layer), like=hidden)
     rows = (hidden, labels, where, normalizer, cotangents)
     d_layer, d_hidden = scan_chunks(settings.rows, chunk, start, rows)
-    return d_layer._replace(weights=rounded(settings, d_layer.weights)), d_hidden
+    d_layer = d_layer._replace(weights=rounded(settings, d_layer.weights))
+    return d_layer, unpadded(d_hidden, hidden)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -116,7 +118,7 @@ def weighted_sum(
     tokens: Tokens,
 ) -> Array:
     """Returns the sum of the tokens' losses times their weights."""
-    terms = token_terms(settings, layer, hidden, tokens.labels, tokens.where)
+    terms, _ = _forward(settings, layer, hidden, tokens.labels, tokens.where)
     return total_loss(terms, strengths, weights, tokens)
 
 
@@ -166,7 +168,7 @@ def _sum_and_gradients(
     start = zeros(settings, summed, like=hidden)
     rows = (hidden, weights, _counted(settings, tokens))
     (value, *sums), each = scan_chunks(settings.rows, chunk, start, rows)
-    return value, (*sums, *each)
+    return value, (*sums, *unpadded(each, hidden))
 
 
 def _counted(settings: Settings, tokens: Tokens) -> Tokens:
@@ -202,11 +204,11 @@ def layer_gradient(
     settings: Settings, asked: Layer, hidden: Array, d_x: Array, d_adjustment: Adjustment
 ) -> Layer:
     """Returns what a chunk adds to the gradient of the layer."""
-    d_adjustment = only(asked.adjustment, d_adjustment)
-    if not asked.weights:
-        return Layer(None, d_adjustment)
-    d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
-    return Layer(product(settings, d_x, hidden, 0, 0), d_adjustment)
+    d_weights: Any = None
+    if asked.weights:
+        d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
+        d_weights = product(settings, d_x, hidden, 0, 0)
+    return Layer(d_weights, only(asked.adjustment, d_adjustment))
 
 
 def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -> Array | None:
@@ -220,20 +222,28 @@ def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -
 def scan_chunks(
     rows: int, chunk: Callable[[Any, Any], tuple[Any, Any]], start: Any, arrays: Any
 ) -> tuple[Any, Any]:
-    """Returns `jax.lax.scan` over so many rows at a time of arrays (N, ...), the last padded."""
-    number = len(jax.tree.leaves(arrays)[0])
-    chunks = -(-number // rows)
+    """Returns `jax.lax.scan` over so many rows at a time of arrays (N, ...).
+
+    What comes out row by row still has the rows that fill the last chunk. Where it goes in again
+    as it is, they are what they were: only the cotangents of such rows are zeros.
+    """
+    chunks = -(-len(jax.tree.leaves(arrays)[0]) // rows)
 
     def split(array: Array) -> Array:
-        if padding := chunks * rows - number:
+        if padding := chunks * rows - len(array):
             array = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
         return array.reshape(chunks, rows, *array.shape[1:])
 
     def join(array: Array) -> Array:
-        return array.reshape(chunks * rows, *array.shape[2:])[:number]
+        return array.reshape(chunks * rows, *array.shape[2:])
 
     sums, each = jax.lax.scan(chunk, start, jax.tree.map(split, arrays))
     return sums, jax.tree.map(join, each)
+
+
+def unpadded(tree: Any, like: Array) -> Any:
+    """Returns the rows that stand for tokens."""
+    return jax.tree.map(lambda array: array[: len(like)], tree)
 
 
 @jax.tree_util.register_static
@@ -264,8 +274,10 @@ def zeros(settings: Settings, tree: Any, like: Array) -> Any:
 
 
 def instantiated(cotangent: Any) -> Array:
+    """Returns the cotangent, as zeros where JAX says that it is 0."""
     if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
+        dtype: Any = cotangent.dtype
+        return jnp.zeros(cotangent.shape, dtype)
     return cotangent
 
 
