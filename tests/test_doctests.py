@@ -12,7 +12,7 @@ from xent_jax import losses
 MODULES = [f"losses.{module.name}" for module in pkgutil.iter_modules(losses.__path__)]
 
 
-@pytest.mark.parametrize("name", [*MODULES, "presets"])
+@pytest.mark.parametrize("name", [*MODULES, "linear_xent.api", "presets"])
 def test_examples(name):
     module = importlib.import_module(f"xent_jax.{name}")
     # Four digits, so that an example does not depend on the machine's last bits.

@@ -14,6 +14,8 @@ from xent_jax.linear_xent import blocks
 loss, loss_sum = xent.linear_softmax_cross_entropy, xent.linear_softmax_cross_entropy_sum
 IMPLEMENTATIONS = ["chunked", "reference"]
 each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+CASES = [("per token", "chunked"), ("sum", "chunked"), ("sum", "reference")]
+cases = pytest.mark.parametrize(("form", "implementation"), CASES)
 both = pytest.mark.parametrize("form", ["per token", "sum"])
 
 
@@ -38,7 +40,7 @@ def close(actual, expected, rtol=2e-5):
 
 
 @each
-@pytest.mark.parametrize("size", [(1, 1, 1), (7, 3, 2), (17, 5, 13), (33, 4, 129)])
+@pytest.mark.parametrize("size", [(1, 1, 1), (17, 5, 13), (33, 4, 129)])
 def test_values_and_gradients_are_numpys(implementation, size):
     hidden, weights, labels, options = problem(*size)
     of_loss, of_logsumexp = np.random.default_rng(1).normal(size=(2, size[0])).astype(np.float32)
@@ -70,8 +72,7 @@ def test_values_and_gradients_are_numpys(implementation, size):
     assert np.all(np.asarray(gradients[0])[~where] == 0.0)
 
 
-@each
-@both
+@cases
 def test_without_options_it_is_the_cross_entropy(implementation, form):
     hidden, weights, labels, _ = problem(19, 4, 11)
     value, gradients = jax.jit(
@@ -85,8 +86,8 @@ def test_without_options_it_is_the_cross_entropy(implementation, form):
     close(gradients[1], expected.weights)
 
 
-@pytest.mark.parametrize("tokens", [8, 21])
-def test_the_sum_has_every_gradient_of_the_losses(tokens):
+def test_the_sum_has_every_gradient_of_the_losses():
+    tokens = 21
     hidden, weights, labels, options = problem(tokens, 4, 11)
     omega = np.random.default_rng(1).uniform(size=tokens).astype(np.float32)
     where = np.arange(tokens) % 4 != 2
@@ -118,9 +119,15 @@ def test_the_normaliser_is_the_weight_that_counts():
     close(total, (linear_cross_entropy(hidden, weights, labels).loss * omega)[where].sum())
 
 
-@both
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(jnp.float16, 2e-3), (jnp.bfloat16, 2e-2), (np.float64, 1e-12)]
+    ("form", "dtype", "tolerance"),
+    [
+        ("sum", jnp.float16, 2e-3),
+        ("sum", jnp.bfloat16, 2e-2),
+        ("sum", np.float64, 1e-12),
+        ("per token", jnp.bfloat16, 2e-2),
+        ("per token", np.float64, 1e-12),
+    ],
 )
 def test_dtypes(form, dtype, tolerance):
     hidden, weights, labels, options = problem(19, 16, 37)
@@ -159,11 +166,10 @@ def test_float16_keeps_the_tail_of_a_small_cotangent():
     close(jax.jit(jax.grad(scaled))(hidden), expected, 2e-3)
 
 
-@each
 @both
-def test_large_logits(implementation, form):
+def test_large_logits(form):
     hidden, weights, labels, _ = problem(9, 4, 7, scale=3e3)
-    run = functools.partial(total, form, implementation=implementation)
+    run = functools.partial(total, form)
     value, gradients = jax.jit(jax.value_and_grad(run, (0, 1)))(hidden, weights, labels)
     expected = linear_cross_entropy(hidden, weights, labels)
     assert np.abs(hidden @ weights.T).max() > 1e4
@@ -188,8 +194,7 @@ def test_a_small_loss_of_large_logits_keeps_its_digits():
     np.testing.assert_allclose(value, np.log1p(np.exp(-gap)), rtol=2e-2)
 
 
-@each
-@both
+@cases
 def test_classes_that_cannot_occur(implementation, form):
     hidden, weights, _, options = problem(9, 4, 7)
     bias, prior = options["bias"].copy(), options["class_prior"].copy()
@@ -238,23 +243,27 @@ def test_a_label_that_cannot_occur_costs_infinitely_much(implementation):
     assert np.all(np.isnan(run(hidden, np.full(5, -np.inf, np.float32))))
 
 
-@each
-@both
-@pytest.mark.parametrize("label", [-1, 5])
-def test_a_label_outside_the_classes_is_loud(implementation, form, label):
-    hidden, weights, labels, _ = problem(9, 4, 5)
-    labels[3] = label
-    run = functools.partial(total, form, implementation=implementation)
-    differentiated = jax.jit(jax.value_and_grad(run, (0, 1)))
-    value, gradients = differentiated(hidden, weights, labels)
-    assert np.isnan(value)
-    assert np.array_equal(np.isnan(gradients[0]).all(-1), np.arange(9) == 3)
-    assert np.all(np.isnan(gradients[1]))
-    where = labels == np.clip(labels, 0, 4)
-    value, gradients = differentiated(hidden, weights, labels, where=where)
-    close(value, linear_cross_entropy(hidden, weights, labels, where=where).loss.sum())
-    assert np.all(gradients[0][3] == 0.0)
-    assert np.all(np.isfinite(gradients[1]))
+@cases
+def test_a_label_outside_the_classes_is_loud(form, implementation):
+    hidden, weights, good, _ = problem(9, 4, 5)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def run(hidden, weights, labels, where):
+        return total(form, hidden, weights, labels, where=where, implementation=implementation)
+
+    for label in (-1, 5):
+        labels = np.where(np.arange(9) == 3, label, good)
+        value, gradients = run(hidden, weights, labels, np.ones(9, bool))
+        assert np.isnan(value)
+        assert np.array_equal(np.isnan(gradients[0]).all(-1), np.arange(9) == 3)
+        assert np.all(np.isnan(gradients[1]))
+        where = np.arange(9) != 3
+        value, gradients = run(hidden, weights, labels, where)
+        expected = linear_cross_entropy(hidden, weights, good, where=where)
+        close(value, expected.loss.sum())
+        assert np.all(gradients[0][3] == 0.0)
+        close(gradients[1], expected.weights)
 
 
 def test_the_first_of_several_largest():

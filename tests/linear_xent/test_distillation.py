@@ -37,7 +37,7 @@ def plain(student, weights, teacher, teacher_weights, temperature=2.0):
 
 
 @each
-@pytest.mark.parametrize("size", [(1, 1), (7, 2), (17, 13), (33, 129)])
+@pytest.mark.parametrize("size", [(1, 1), (17, 13), (33, 129)])
 def test_values_and_gradients_are_numpys(implementation, size):
     student, weights, teacher, teacher_weights = models(*size)
     where = np.arange(size[0]) % 5 != 1

@@ -284,7 +284,7 @@ def linear_distillation(
       >>> import xent_jax as xent
       >>> hidden, weights = jnp.array([[2.0, 0.0]]), jnp.eye(3, 2)
       >>> print(xent.linear_distillation(hidden, weights, 2.0 * hidden, weights))
-      [0.4262]
+      [0.3955]
     """
     student = operands("student_hidden", student_hidden, "student_weights", student_weights)
     teacher = operands("teacher_hidden", teacher_hidden, "teacher_weights", teacher_weights)

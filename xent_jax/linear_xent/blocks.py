@@ -1,7 +1,7 @@
 """How many tokens' logits exist at a time."""
 
 SHARE = 8  # a chunk holds at most this part of all logits ...
-LARGEST = 2**26  # ... and at most so many bytes of them,
+LARGEST = 2**28  # ... and at most so many bytes of them,
 FEWEST = 128  # but never so few tokens that a product waits for the weights rather than computes
 
 
