@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import xent_jax as xent
 from tests.linear_xent.plain import problem
@@ -138,6 +139,23 @@ def test_a_teacher_that_stands_still_costs_one_product_each_way():
     assert products((0, 1)) == 6
     assert products((1,)) == 5
     assert products((0, 1, 2, 3)) == 8
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_tokens_over_devices(inside):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    arrays = [jnp.asarray(array) for array in models(16, 7)]
+    specs = P("data"), P(), P("data"), P()
+
+    def run(*arrays):
+        return jax.lax.psum(distil(*arrays).sum(), "data")
+
+    if inside:
+        f = jax.shard_map(jax.grad(run, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs[:2])
+    else:
+        f = jax.grad(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=P()), (0, 1))
+    for actual, right in zip(jax.jit(f)(*arrays), plain(*arrays)[1:], strict=True):
+        close(actual, right)
 
 
 def test_bfloat16():

@@ -1,9 +1,11 @@
 """Under JAX's transformations, in models, over devices: the same numbers, nothing superfluous."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen, nnx
 from jax.sharding import PartitionSpec as P
@@ -136,6 +138,26 @@ def test_second_derivatives_through_the_reference(form):
 def test_second_derivatives_elsewhere_are_an_error_that_says_so(form, second):
     with pytest.raises(NotImplementedError, match="implementation='reference'"):
         second(functools.partial(gradient, form, implementation="chunked"))(HIDDEN[:2])
+
+
+@both
+def test_a_gradient_has_a_derivative_in_what_scales_it(form):
+    def squared_norm(scale):
+        run = functools.partial(total, form)
+        return jnp.sum(jax.grad(lambda h: scale * run(h, WEIGHTS, LABELS))(HIDDEN) ** 2)
+
+    close(jax.jit(jax.grad(squared_norm))(1.5), 3.0 * np.sum(expected()[1] ** 2))
+
+
+@both
+def test_the_products_of_bfloat16_are_of_bfloat16(form):
+    half = HIDDEN.astype(jnp.bfloat16), WEIGHTS.astype(jnp.bfloat16)
+    program = jax.make_jaxpr(jax.grad(lambda *layer: total(form, *layer, LABELS), (0, 1)))(*half)
+    products = [line for line in str(program).splitlines() if "dot_general" in line]
+    operands = re.findall(r"dot_general\[.*?\] (\w+) (\w+)", str(program), re.DOTALL)
+    types = dict(re.findall(r"(\w+):(\w+)\[", str(program)))
+    assert len(operands) == len(products) == (3 if form == "sum" else 4)
+    assert {types[name] for pair in operands for name in pair} == {"bf16"}
 
 
 @both

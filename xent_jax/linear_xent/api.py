@@ -96,7 +96,9 @@ def linear_softmax_cross_entropy(
     is not asked for is not computed. Forward-mode derivatives are the reference's alone.
 
     Numerics: logits, sums and the gradient of the weights are in float32 whatever the arguments
-    are. For bfloat16 arguments the logits' gradient is rounded to bfloat16 before its products.
+    are. For bfloat16 arguments the logits' gradient is rounded to bfloat16 before its products. If
+    hidden and weights differ in dtype, the products are of one that holds both: cast float32 master
+    weights yourself where you want products of bfloat16.
 
     References:
       Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,

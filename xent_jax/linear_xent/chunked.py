@@ -32,9 +32,9 @@ from xent_jax.linear_xent.reference import (
     Tokens,
     adjusted,
     masked,
-    possible,
     product,
     products,
+    share,
     terms_of,
     total_loss,
 )
@@ -58,10 +58,10 @@ def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, An
 
 
 def _token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:
-    asked, *arrays = saved
+    asked, layer, hidden, labels, where, normalizer = saved
     cotangents = jax.tree.map(instantiated, cotangents._replace(argmax=None))
-    backward = first_derivative_only(functools.partial(_backward, settings, asked))
-    return *backward(*arrays, cotangents), None, None
+    rows = labels, where, normalizer, cotangents
+    return *_backward(settings, asked, layer, hidden, rows), None, None
 
 
 token_terms.defvjp(_token_terms_forward, _token_terms_backward, symbolic_zeros=True)
@@ -84,10 +84,7 @@ def _backward(
     asked: "Asked",
     layer: Layer,
     hidden: Array,
-    labels: Array,
-    where: Array | None,
-    normalizer: Normalizer,
-    cotangents: Terms,
+    rows: tuple[Array, Array | None, Normalizer, Terms],
 ) -> tuple[Layer, Array | None]:
     """Returns the gradients with respect to layer and hidden, None where not asked for."""
     asked_layer, asked_hidden, *_ = asked.tree
@@ -102,8 +99,7 @@ def _backward(
         return jax.tree.map(jnp.add, sums, d_layer), rounded(settings, d_hidden)
 
     start = zeros(settings, only(asked_layer, layer), like=hidden)
-    rows = (hidden, labels, where, normalizer, cotangents)
-    d_layer, d_hidden = scan_chunks(settings.rows, chunk, start, rows)
+    d_layer, d_hidden = scan_chunks(settings.rows, chunk, start, (hidden, *rows))
     d_layer = d_layer._replace(weights=rounded(settings, d_layer.weights))
     return d_layer, unpadded(d_hidden, hidden)
 
@@ -192,14 +188,6 @@ def slopes(
     return dz if of_uniform is None else dz - of_uniform[:, None] * share(layer, z)
 
 
-def share(layer: Layer, z: Array) -> Array:
-    """Returns 1/K for each of the K classes that can occur, (1, V)."""
-    occurring = possible(layer)
-    if occurring is None:
-        return jnp.full((1, z.shape[1]), 1.0 / z.shape[1], z.dtype)
-    return occurring.astype(z.dtype) / jnp.sum(occurring, dtype=z.dtype)
-
-
 def layer_gradient(
     settings: Settings, asked: Layer, hidden: Array, d_x: Array, d_adjustment: Adjustment
 ) -> Layer:
@@ -286,7 +274,10 @@ def rounded(settings: Settings, gradient: Array | None) -> Array | None:
 
 
 def first_derivative_only(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function, whose derivative is an error that says what to do."""
+    """Returns a forward pass, whose derivative is an error that says what to do.
+
+    The way back needs none: it is linear in the cotangents, in which JAX may differentiate it.
+    """
     once = jax.custom_jvp(function)
 
     @once.defjvp

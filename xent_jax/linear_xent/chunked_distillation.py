@@ -56,9 +56,9 @@ def _token_divergences_forward(settings: Settings2, *arguments: Any) -> tuple[Ar
 def _token_divergences_backward(
     settings: Settings2, saved: Any, cotangents: Any
 ) -> tuple[Any, ...]:
-    asked, *arrays = saved
-    backward = first_derivative_only(functools.partial(_backward, settings, asked))
-    return *backward(*arrays, instantiated(cotangents)), None
+    asked, student, teacher, where, divergences, normalizers = saved
+    rows = where, divergences, normalizers, instantiated(cotangents)
+    return *_backward(settings, asked, student, teacher, rows), None
 
 
 token_divergences.defvjp(
@@ -85,10 +85,7 @@ def _backward(
     asked: Asked,
     student: Side,
     teacher: Side,
-    where: Array | None,
-    divergences: Array,
-    normalizers: tuple[Normalizer, Normalizer],
-    cotangents: Array,
+    rows: tuple[Array | None, Array, tuple[Normalizer, Normalizer], Array],
 ) -> tuple[Side, Side]:
     """Returns the gradients with respect to the sides, None where not asked for."""
     sides, asked_sides = (student, teacher), asked.tree[:2]
@@ -108,8 +105,7 @@ def _backward(
     layers = [only(flags.layer, side.layer) for flags, side in zip(asked_sides, sides, strict=True)]
     start = zeros(settings[0], layers, like=student.hidden)
     hidden = student.hidden, teacher.hidden
-    rows = (hidden, where, divergences, normalizers, cotangents)
-    d_layers, d_hidden = scan_chunks(settings[0].rows, chunk, start, rows)
+    d_layers, d_hidden = scan_chunks(settings[0].rows, chunk, start, (hidden, *rows))
     d_student, d_teacher = map(
         _rounded_side, settings, d_layers, unpadded(d_hidden, student.hidden)
     )

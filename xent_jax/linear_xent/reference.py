@@ -149,6 +149,14 @@ def possible(layer: Layer) -> Array | None:
     return None if offset is None else ~jnp.isneginf(offset)[None]
 
 
+def share(layer: Layer, z: Array) -> Array:
+    """Returns 1/K for each of the K classes that can occur and 0 for the others, (1, V)."""
+    occurring = possible(layer)
+    if occurring is None:
+        return jnp.full((1, z.shape[1]), 1.0 / z.shape[1], z.dtype)
+    return occurring.astype(z.dtype) / jnp.sum(occurring, dtype=z.dtype)
+
+
 def _at(z: Array, labels: Array) -> Array:
     return jnp.take_along_axis(z, labels[:, None], axis=-1, mode="promise_in_bounds")[:, 0]
 
