@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_examples_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, Any] = {}
     # A user's program promotes as JAX does by default.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

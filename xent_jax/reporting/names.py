@@ -8,6 +8,9 @@ _METRICS = {
     "test.brier": "test Brier score",
     "test.macro_f1": "test macro F1",
     "test.top_5_accuracy": "test top-5 accuracy",
+    "test.many_accuracy": "test accuracy on classes of more than 100 training examples",
+    "test.medium_accuracy": "test accuracy on classes of 20 to 100",
+    "test.few_accuracy": "test accuracy on classes of fewer than 20",
     "wrong_labels.memorised": "wrong labels memorised",
     "wrong_labels.recovered": "wrong labels recovered",
 }
@@ -51,8 +54,9 @@ def condition_name(condition: Mapping[str, Any]) -> str:
     left = dict(condition)
     parts = []
     for kind, number, noun in _KINDS:
-        if isinstance(left.get(kind), str) and number in left:
-            parts.append(f"{shown(left.pop(kind))}{noun} {shown(left.pop(number))}")
+        if kind in left:
+            told = f" {shown(left.pop(number))}" if number in left else ""
+            parts.append(f"{shown(left.pop(kind))}{noun}{told}")
     return ", ".join(parts + [f"{key_name(key)} {shown(value)}" for key, value in left.items()])
 
 
