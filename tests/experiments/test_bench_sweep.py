@@ -21,6 +21,7 @@ def sizes():
         yield
 
 
+@pytest.mark.slow
 def test_everyone_is_timed_in_a_process_of_their_own(capsys):
     figures = sweep.measure()["mlp"]
     rivals = ["one after another"]
