@@ -40,9 +40,20 @@ class Group(NamedTuple):
 
 
 def load_splits_of(config: Config, place: Any) -> Splits:
-    """Returns the splits of the config's data set by name; `place` says where data are."""
-    load = few_shot.load_few_shot_sets if config.few_shot.name != "none" else load_splits
-    return load(config, data_dir=place.data_dir, raw_dir=place.raw_dir)
+    """Returns the splits of the config's data set by name; `place` says where data are.
+
+    They are read but once, as the groups of a study nearly always share them.
+    """
+    few_shot_section = json.dumps(as_plain(config.few_shot), sort_keys=True)
+    key = (config.dataset.name, few_shot_section, place.data_dir, place.raw_dir)
+    if key not in _latest_splits:
+        load = few_shot.load_few_shot_sets if config.few_shot.name != "none" else load_splits
+        _latest_splits.clear()
+        _latest_splits[key] = load(config, data_dir=place.data_dir, raw_dir=place.raw_dir)
+    return _latest_splits[key]
+
+
+_latest_splits: dict[tuple[Any, ...], Splits] = {}
 
 
 def groups_of(members: Sequence[Member]) -> list[list[Member]]:
