@@ -1,13 +1,13 @@
 """Wrong labels: drawn once and on purpose, or read from a file of somebody's mistakes."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xent_jax.data.arguments import check_arguments
 from xent_jax.data.dataset import Dataset
 from xent_jax.data.label_file import read_labels
 from xent_jax.errors import UserError, nearest
@@ -221,19 +221,7 @@ def transition_matrix(
 
 
 def _check(name: str, arguments: Mapping[str, Any]) -> None:
-    if name not in CORRUPTIONS:
-        raise UserError(
-            f"unknown corruption {name!r}{nearest(name, CORRUPTIONS)}; "
-            f"one of: {', '.join(CORRUPTIONS)}"
-        )
-    takes = dict(inspect.signature(CORRUPTIONS[name]).parameters)
-    del takes["dataset"], takes["seed"]
-    for key in arguments:
-        if key not in takes:
-            raise UserError(
-                f"the corruption {name!r} has no argument {key!r}{nearest(key, takes)}; "
-                f"it takes {', '.join(takes)}"
-            )
+    takes = check_arguments("corruption", CORRUPTIONS, name, arguments, given=("dataset", "seed"))
     for key, parameter in takes.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise UserError(f"the corruption {name!r} needs {key}, {_NEEDED[key]}")

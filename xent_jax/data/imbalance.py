@@ -1,14 +1,14 @@
 """Classes made rare on purpose, by leaving out examples."""
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from xent_jax.data.arguments import check_arguments
 from xent_jax.data.dataset import Dataset, select
-from xent_jax.errors import UserError, nearest
+from xent_jax.errors import UserError
 from xent_jax.typing import Int
 
 Counts = Int[np.ndarray, " classes"]
@@ -103,19 +103,7 @@ def subsample(dataset: Dataset, name: str, *, seed: int, **arguments: Any) -> Da
 
 
 def _check(name: str, arguments: dict[str, Any]) -> None:
-    if name not in IMBALANCES:
-        raise UserError(
-            f"unknown imbalance {name!r}{nearest(name, IMBALANCES)}; "
-            f"one of: {', '.join(IMBALANCES)}"
-        )
-    takes = dict(inspect.signature(IMBALANCES[name]).parameters)
-    del takes["available"]
-    for key in arguments:
-        if key not in takes:
-            raise UserError(
-                f"the imbalance {name!r} has no argument {key!r}{nearest(key, takes)}; "
-                f"it takes {', '.join(takes)}"
-            )
+    takes = check_arguments("imbalance", IMBALANCES, name, arguments, given=("available",))
     for key, parameter in takes.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise UserError(f"the imbalance {name!r} needs {key}; it takes {', '.join(takes)}")
