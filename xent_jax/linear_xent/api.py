@@ -19,7 +19,7 @@ from xent_jax.linear_xent.arguments import (
     token_mask,
     token_weights,
 )
-from xent_jax.linear_xent.reference import Strengths, masked, token_losses
+from xent_jax.linear_xent.reference import Strengths, logsumexp, masked, token_losses
 from xent_jax.linear_xent.varying import vary_alike
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
@@ -134,7 +134,7 @@ def linear_softmax_cross_entropy(
         problem.settings, problem.layer, problem.hidden, tokens.labels, tokens.where
     )
     results = [token_losses(terms, strengths, tokens)]
-    results += [masked(terms.logsumexp, tokens.where)] if return_logsumexp else []
+    results += [masked(logsumexp(terms), tokens.where)] if return_logsumexp else []
     results += [masked(terms.argmax, tokens.where)] if return_argmax else []
     results = [result.reshape(problem.shape) for result in results]
     return tuple(results) if return_logsumexp or return_argmax else results[0]

@@ -7,7 +7,7 @@ are computed while the logits are there, and the way back only scales them (thre
 
 With g the cotangents of a token's terms and p = softmax(z),
 
-    dz_j = (g_ce + g_uniform + g_lse) p_j - g_ce 1[j = y] - g_uniform / K
+    dz_j = g_total p_j - g_label 1[j = y] - g_mean / K
 
 for each of the K classes that can occur, from where JAX's own derivative of `adjusted` leads to the
 products x = h W^T and to the bias, temperature, soft-cap and prior; and dh = dx W, dW = dx^T h.
@@ -59,7 +59,8 @@ def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, An
 
 def _token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:
     asked, layer, hidden, labels, where, normalizer = saved
-    cotangents = jax.tree.map(instantiated, cotangents._replace(argmax=None))
+    cotangents = cotangents._replace(largest=None, argmax=None)
+    cotangents = jax.tree.map(instantiated, cotangents)
     rows = labels, where, normalizer, cotangents
     return *_backward(settings, asked, layer, hidden, rows), None, None
 
@@ -178,14 +179,13 @@ def slopes(
     layer: Layer, z: Array, labels: Array, normalizer: Normalizer, cotangents: Terms
 ) -> Array:
     """Returns the derivatives with respect to the logits, by the formula above."""
-    of_label, of_uniform, of_logsumexp, _ = cotangents
-    both = of_label if of_uniform is None else of_label + of_uniform
-    factor = (both + of_logsumexp) * normalizer.inverse_total
+    of_total, of_label, of_mean, *_ = cotangents
+    factor = of_total * normalizer.inverse_total
     # A comparison takes part in the pass over the logits; a scatter would be a pass of its own.
     is_label = jax.lax.broadcasted_iota(labels.dtype, z.shape, 1) == labels[:, None]
     dz = factor[:, None] * jnp.exp(z - normalizer.largest[:, None])
     dz = dz - jnp.where(is_label, of_label[:, None], jnp.zeros((), z.dtype))
-    return dz if of_uniform is None else dz - of_uniform[:, None] * share(layer, z)
+    return dz if of_mean is None else dz - of_mean[:, None] * share(layer, z)
 
 
 def layer_gradient(

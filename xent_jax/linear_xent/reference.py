@@ -2,12 +2,13 @@
 
 With z the logits after bias, temperature, soft-cap and prior, and m the largest of them,
 
-    cross-entropy       log sum_k exp(z_k - m) + m - z_y
+    cross-entropy       log sum_k exp(z_k - m) + (m - z_y)
     from uniform        log sum_k exp(z_k - m) + mean_k (m - z_k)    over the classes that can occur
     logsumexp           log sum_k exp(z_k - m) + m
 
 are all that label smoothing and the z-loss need of a token. The first two are not differences from
-the third, which has lost their digits where logits are large.
+the third, which has lost their digits where logits are large; so an implementation returns the
+summands, and derivatives are taken of each with m held constant, for the sums do not depend on it.
 """
 
 from typing import Any, NamedTuple
@@ -55,9 +56,10 @@ class Normalizer(NamedTuple):
 class Terms(NamedTuple):
     """What is wanted of each token, each (N,)."""
 
-    cross_entropy: Array
-    uniform: Array | None
-    logsumexp: Array
+    log_total: Array  # log sum_k exp(z_k - m)
+    label_gap: Array  # m - z_y
+    mean_gap: Array | None  # mean_k (m - z_k)
+    largest: Array  # m, without derivative
     argmax: Array | None
 
 
@@ -125,9 +127,10 @@ def terms_of(settings: Settings, layer: Layer, z: Array, labels: Array) -> tuple
     largest = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     total = jnp.sum(jnp.exp(z - largest[:, None]), axis=-1)
     terms = Terms(
-        cross_entropy=jnp.log(total) + (largest - _at(z, labels)),
-        uniform=jnp.log(total) + mean_gap(layer, z, largest) if settings.uniform else None,
-        logsumexp=jnp.log(total) + largest,
+        log_total=jnp.log(total),
+        label_gap=largest - _at(z, labels),
+        mean_gap=mean_gap(layer, z, largest) if settings.uniform else None,
+        largest=largest,
         argmax=_first_of_largest(z, largest) if settings.argmax else None,
     )
     return terms, Normalizer(largest, 1.0 / total)
@@ -171,12 +174,17 @@ def _first_of_largest(z: Array, largest: Array) -> Array:
 def token_losses(terms: Terms, strengths: Strengths, tokens: Tokens) -> Array:
     """Returns each token's loss: 0 where it is masked, NaN where its label is invalid."""
     terms = jax.tree.map(lambda term: masked(term, tokens.where), terms)
-    loss = terms.cross_entropy
-    if terms.uniform is not None and strengths.smoothing is not None:
-        loss = (1.0 - strengths.smoothing) * loss + strengths.smoothing * terms.uniform
+    loss = terms.log_total + terms.label_gap
+    if terms.mean_gap is not None and strengths.smoothing is not None:
+        from_uniform = terms.log_total + terms.mean_gap
+        loss = (1.0 - strengths.smoothing) * loss + strengths.smoothing * from_uniform
     if strengths.z_loss is not None:
-        loss = loss + strengths.z_loss * terms.logsumexp**2
+        loss = loss + strengths.z_loss * logsumexp(terms) ** 2
     return _nan_where(tokens.invalid, loss)
+
+
+def logsumexp(terms: Terms) -> Array:
+    return terms.log_total + terms.largest
 
 
 def total_loss(terms: Terms, strengths: Strengths, weights: Array | None, tokens: Tokens) -> Array:
