@@ -19,6 +19,7 @@ from xent_jax.reporting.report import write_report
 from xent_jax.training import sweep
 from xent_jax.training.cluster_sweep import sweep_on_cluster
 from xent_jax.training.stack import use_cores
+from xent_jax.training.study import expand, is_few_shot
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (default: runs/CONFIG'S NAME).")
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     path = entry.config_file()
     if path is None:
         raise UserError("no config is named; try --config=configs/noisy_labels.py")
-    use_cores()
+    use_cores(factorise=any(map(is_few_shot, expand(_CONFIG.value))))
     variant = entry.config_variant()
     name = f"{Path(path).stem}_{variant}" if variant else Path(path).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")

@@ -199,7 +199,7 @@ def test_a_stack_is_cut_to_the_memory_there_is(monkeypatch: pytest.MonkeyPatch):
 
 _FACTORISE = """
 from xent_jax.training.stack import use_cores
-use_cores()
+use_cores(factorise=True)
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 def factorise(keys):

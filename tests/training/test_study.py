@@ -153,11 +153,17 @@ def test_each_mistake_is_named(changes: dict[str, Any], expected: str):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("parallel", "pmap"), ("baseline", ConfigDict({"name": "mean_absolute_error"}))],
+    [
+        ("parallel", "pmap"),
+        ("baseline.name", "mean_absolute_error"),
+        ("devices", 1),
+        ("dataset.resident", "no"),
+        ("checkpoint_every_epochs", 5),
+    ],
 )
 def test_what_only_single_runs_read_is_told(key: str, value: Any):
     config = default_study()
-    config[key] = value
+    config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"config.{key} has no meaning in a study"):
         expand(config)
 

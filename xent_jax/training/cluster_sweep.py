@@ -21,7 +21,7 @@ from xent_jax.training.grouping import groups_of
 from xent_jax.training.progress import Progress
 from xent_jax.training.signals import StopRequest
 from xent_jax.training.stack import use_cores
-from xent_jax.training.study import Member, expand, matching
+from xent_jax.training.study import Member, expand, is_few_shot, matching
 from xent_jax.training.sweep import (
     Place,
     begun_stacks,
@@ -77,9 +77,9 @@ def sweep_on_cluster(
 
 def train_share(task: Task) -> float:
     """Trains, in a worker, the runs of a share that are not finished; returns the seconds."""
-    use_cores()
     began, place = time.monotonic(), task["place"]
     members = unfinished(place.workdir, members_of(place.workdir, task["runs"]))
+    use_cores(factorise=any(map(is_few_shot, members)))
     group = members_of(place.workdir, task["group"])
     folder = group_folder(place.workdir, group)
     with Progress(len(members), len(members), shown=False) as told, StopRequest() as stop:

@@ -35,15 +35,20 @@ _MEMORY = Path("/proc/meminfo")
 _SHARE_OF_MEMORY = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
-def use_cores() -> None:
-    """Makes a device of every core of a CPU, as runs are spread over devices."""
+def use_cores(*, factorise: bool = False) -> None:
+    """Makes a device of every core of a CPU, as runs are spread over devices.
+
+    Args:
+      factorise: whether a run factorises batches of matrices, as ridge regression does. JAX shares
+        out such a batch among the threads of XLA's pool and waits for them in one of these: were
+        there no more threads than devices, all of them could wait for ever. One thread more costs
+        other runs a tenth of their speed.
+    """
     if "XLA_FLAGS" in os.environ or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     cores = len(os.sched_getaffinity(0))
     jax.config.update("jax_num_cpu_devices", cores)
-    # JAX shares out a batch of factorisations among the threads of XLA's pool and waits for them in
-    # one of these. Were there no more threads than devices, all of them could wait for ever.
-    os.environ.setdefault("PJRT_NPROC", str(cores + 1))
+    os.environ.setdefault("PJRT_NPROC", str(cores + factorise))
 
 
 class Stack(NamedTuple):

@@ -32,7 +32,12 @@ _EPOCHS = ("epochs", "second_stage.epochs", "reweighting.start_epoch")
 _FILTERS = ("id", "method", "seed", *CALLS)
 _OF_SINGLE_RUNS = {
     "parallel": "a stack's runs are spread over the devices, each run on one",
-    "baseline": "add it to config.methods",
+    "baseline.name": "add it to config.methods",
+    "devices": "a sweep takes all there are; hide some, as with CUDA_VISIBLE_DEVICES=0",
+    "steps_per_call": "a stack trains an epoch per call",
+    "dataset.resident": "its images are always on the devices",
+    "checkpoint_every_epochs": "a stack is saved every minute, and when it is stopped",
+    "keep_checkpoints": "of a stack the newest one is kept, until it is finished",
 }
 
 Change = tuple[str, Any]
@@ -48,6 +53,11 @@ class Member(NamedTuple):
     tuned: dict[str, Any]  # likewise: to be chosen among by the validation examples
     seed: int
     config: Config  # the whole of the run's own
+
+
+def is_few_shot(run: Member) -> bool:
+    """Tells whether a run learns from episodes of a few examples each."""
+    return run.config.few_shot.name != "none"
 
 
 def default_study() -> Config:
@@ -173,7 +183,7 @@ def _check_chosen(study: Mapping[str, Any], members: Sequence[Member]) -> None:
         return
     for member in members:
         # Few-shot data sets hold out classes, some by themselves.
-        if member.config.few_shot.name == "none" and not member.config.dataset.validation_examples:
+        if not is_few_shot(member) and not member.config.dataset.validation_examples:
             chooser = "config.report.epoch='validation'" if by_validation else "tune"
             raise UserError(
                 f"{chooser} chooses by validation examples, of which {member.method!r} has none: "
@@ -254,7 +264,7 @@ def _in_proportion(base: ConfigDict, method: Mapping[str, Any], own: list[Change
 
 
 def _check_read(config: Config) -> None:
-    ours, default = as_plain(config), as_plain(default_config())
+    ours, default = (_leaves(as_plain(each)) for each in (config, default_config()))
     for key, instead in _OF_SINGLE_RUNS.items():
         if ours[key] != default[key]:
             raise UserError(f"config.{key} has no meaning in a study: {instead}")
