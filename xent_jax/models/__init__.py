@@ -1,6 +1,6 @@
 """The networks that the studies train, in Flax NNX, one family per file.
 
-Every model is called as `logits = model(images, train=False, mask=None, keys=None)`:
+Every model of images is called as `logits = model(images, train=False, mask=None, keys=None)`:
 
   images: (B, H, W, C) float32.
   train: whether to use the batch's own statistics, and dropout.
@@ -25,8 +25,10 @@ from xent_jax.errors import UserError, nearest
 from xent_jax.models.cnn import cnn4, cnn8, conv4
 from xent_jax.models.layers import CosineLinear
 from xent_jax.models.lenet import lenet
+from xent_jax.models.lstm import LSTM
 from xent_jax.models.mlp import mlp
 from xent_jax.models.resnet import resnet18, resnet20, resnet32
+from xent_jax.models.transformer import Transformer
 
 _MODELS = {
     "mlp": mlp,
@@ -42,7 +44,13 @@ _MODELS = {
 NAMES = tuple(_MODELS)
 """What `create` can make."""
 
-__all__ = ["NAMES", "create"]
+LANGUAGE_MODELS = {"transformer": Transformer, "lstm": LSTM}
+"""Those of `hidden = model(tokens)`, (B, L) integers to (B, L, D), whose last layer is the loss's.
+
+`model.embedding`, of (V, D), is that layer; their state is `nnx.Param` alone.
+"""
+
+__all__ = ["LANGUAGE_MODELS", "NAMES", "create"]
 
 
 def create(
