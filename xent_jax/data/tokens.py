@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xent_jax.errors import UserError, nearest
+from xent_jax.errors import UserError
 from xent_jax.typing import Bool, Int
-
-TOKENIZERS = ("bytes", "bpe")
 
 _BYTES = 256
 # What no piece goes beyond: letters (all of UTF-8 but ASCII are taken for them), digits or signs,
@@ -80,32 +78,40 @@ class Tokenizer:
         return tokens
 
 
-def make_tokenizer(name: str, text: bytes, *, vocabulary: int = _BYTES) -> Tokenizer:
-    """Returns the tokenizer of this name, learnt from the text to train on.
+def byte_tokens(text: bytes) -> Tokenizer:
+    """Returns the tokenizer of the 256 bytes; there is nothing to learn from the text."""
+    del text
+    return Tokenizer()
 
-    bytes: the 256 bytes.
-    bpe: starts from the bytes and again and again makes the most frequent pair of tokens a token
-      (of several the one of smallest numbers), until there are `vocabulary` of them, or no pair
-      is there twice. Tokens are within a word and the space before it, or within other such
-      strings of one kind.
+
+def byte_pair_encoding(text: bytes, *, size: int = 4096) -> Tokenizer:
+    """Returns a tokenizer that writes the text, and others like it, in few tokens.
+
+    It starts from the bytes and again and again makes the most frequent pair of neighbours a
+    token, of several the pair of the smallest numbers, until there are `size` tokens or no pair is
+    there twice. A token is within a word with the space before it, or within another such run of
+    digits, signs or spaces. Half a megabyte takes a second.
+
+    Args:
+      text: what is trained on.
+      size: of the vocabulary, at least 256; a short text may not have as many.
 
     Raises:
-      UserError: an unknown name, a vocabulary that does not fit it.
+      UserError: a size below 256.
 
-    Reference: Sennrich et al. 2016, "Neural machine translation of rare words with subword units",
-    section 3.2; on bytes: Radford et al. 2019, "Language models are unsupervised multitask
+    References: Sennrich et al. 2016, "Neural machine translation of rare words with subword units",
+    section 3.2. On bytes: Radford et al. 2019, "Language models are unsupervised multitask
     learners", section 2.2.
     """
-    if name not in TOKENIZERS:
+    if size < _BYTES:
         raise UserError(
-            f"unknown tokenizer {name!r}{nearest(name, TOKENIZERS)}; one of: "
-            f"{', '.join(TOKENIZERS)}"
+            f"size={size} must be at least 256: any byte is a token, and pairs are more"
         )
-    if name == "bytes" and vocabulary != _BYTES:
-        raise UserError(f"the tokenizer 'bytes' has 256 tokens, not {vocabulary}; 'bpe' may have")
-    if vocabulary < _BYTES:
-        raise UserError(f"vocabulary={vocabulary} must be at least 256, for all bytes")
-    return Tokenizer(_learn_merges(text, vocabulary - _BYTES))
+    return Tokenizer(_learn_merges(text, size - _BYTES))
+
+
+TOKENIZERS = {"bytes": byte_tokens, "bpe": byte_pair_encoding}
+"""Each makes a `Tokenizer` from the text to train on."""
 
 
 def _learn_merges(text: bytes, most: int) -> tuple[Pair, ...]:
