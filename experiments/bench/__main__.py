@@ -1,15 +1,24 @@
 """Measures side by side in one run: python -m experiments.bench train|losses|...
 
-The benches are train, sweep, convolution, losses and rules.
+The benches are train, sweep, convolution, losses, rules, linear_xent and softmax_xent.
 """
 
+import datetime
 import json
 from collections.abc import Sequence
 
 from absl import flags
 
 from experiments import entry
-from experiments.bench import convolution, losses, rules, sweep, train
+from experiments.bench import (
+    convolution,
+    linear_xent,
+    losses,
+    rules,
+    softmax_xent,
+    sweep,
+    train,
+)
 from xent_jax.errors import UserError, nearest
 from xent_jax.reporting import records
 
@@ -20,6 +29,8 @@ _BENCHES = {
     "convolution": convolution.measure,
     "losses": losses.measure,
     "rules": rules.measure,
+    "linear_xent": linear_xent.measure,
+    "softmax_xent": softmax_xent.measure,
 }
 
 
@@ -32,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
         )
     figures = _BENCHES[name]()
     if _OUTPUT.value:
-        line = {"bench": name, "figures": figures, "environment": records.describe_environment()}
+        line = {"bench": name, "date": datetime.date.today().isoformat(), "figures": figures}
+        line |= {"environment": records.describe_environment()}
         with open(_OUTPUT.value, "a") as file:
             file.write(json.dumps(line) + "\n")
     if name == "losses":

@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.bench import eager
-from experiments.bench.size import EXAMPLES, RUNS
+from experiments.bench.size import EXAMPLES, ROUNDS, RUNS
 from xent_jax import training
 from xent_jax.data import Dataset
 from xent_jax.training import grouping
@@ -39,9 +39,9 @@ _MODELS = flags.DEFINE_multi_enum(
 _WIDTHS = flags.DEFINE_multi_integer(
     "width", [1, 2, 4, 8, 16, 32], "Runs side by side (sweep); may be repeated.", 1
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds in which all take turns (sweep).", 1)
 
 _BATCH = 64
+_ROUNDS = 7
 _ALONE = "one after another"
 _PARTS_OF_WIDTHS = 4  # An epoch's images over those that a width is timed with.
 
@@ -100,7 +100,7 @@ def _contest(workload: Workload) -> dict[str, Any]:
 
 def _rounds(contestants: Sequence[Contestant]) -> dict[str, Any]:
     """Returns each one's runs per second, and by how much it is faster than the others."""
-    rounds = [[c.seconds() / c.runs for c in contestants] for _ in range(_ROUNDS.value)]
+    rounds = [[c.seconds() / c.runs for c in contestants] for _ in range(ROUNDS.value or _ROUNDS)]
     names = [c.name for c in contestants]
     figures = {}
     for contestant, times in zip(contestants, zip(*rounds, strict=True), strict=True):
@@ -120,7 +120,8 @@ def _report(
     workload: Workload, figures: dict[str, Any], sweeps: Sequence[str], rivals: Sequence[str]
 ) -> None:
     steps = -(-workload.examples // _BATCH)
-    print(f"\n{workload.model}, runs of {steps} steps of {_BATCH} images; {_ROUNDS.value} rounds")
+    told = f"runs of {steps} steps of {_BATCH} images; {ROUNDS.value or _ROUNDS} rounds"
+    print(f"\n{workload.model}, {told}")
     columns = "".join(f"{f'x {name}':>22}" for name in rivals)
     print(f"{'':<20}{'runs/s':>9}{'steps/s':>10}{'compiled in':>13}{columns}")
     for name in (*sweeps, *rivals):
