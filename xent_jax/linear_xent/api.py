@@ -20,6 +20,7 @@ from xent_jax.linear_xent.arguments import (
     token_weights,
 )
 from xent_jax.linear_xent.reference import Strengths, logsumexp, masked, token_losses
+from xent_jax.linear_xent.sharded import over
 from xent_jax.linear_xent.varying import vary_alike
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
@@ -39,6 +40,7 @@ def linear_softmax_cross_entropy(
     logit_softcap: Scalar | None = None,
     temperature: Scalar = 1.0,
     class_prior: Float[Array, "..."] | None = None,
+    vocabulary_axis: str | tuple[str, ...] | None = None,
     return_logsumexp: bool = False,
     return_argmax: bool = False,
     implementation: str | None = None,
@@ -73,6 +75,13 @@ def linear_softmax_cross_entropy(
       class_prior: pi, each class's share of the training tokens, of shape (V,). The loss is then
         the balanced softmax, or logit adjustment: the layer learns what the shares do not say. A
         class of share 0 cannot occur.
+      vocabulary_axis: inside `jax.shard_map`, the axis of the mesh (or the axes, in a tuple) along
+        which the classes are divided. Weights, bias and class_prior are then the device's own rows;
+        hidden and labels are the same for all devices of the axis, and so are the results; labels
+        count all classes. Logits and weights stay where they are: what the devices exchange are
+        each token's largest logit and two sums, three with smoothing, and on the way back the
+        gradient of hidden, added up in its dtype. To divide V evenly, append rows of any finite
+        numbers with a bias of -inf. There is an example in `linear_softmax_cross_entropy_sum`.
       return_logsumexp: also return :math:`\log \sum_k e^{z_k}`, differentiable.
       return_argmax: also return the class of the largest z, the first of several.
       implementation: "chunked" holds the logits of a few tokens at a time, "reference" all of them,
@@ -88,7 +97,7 @@ def linear_softmax_cross_entropy(
     Raises:
       TypeError: arguments of the wrong kind of dtype.
       ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
-        that does not exist.
+        that does not exist; weights not divided along `vocabulary_axis`, or labels that are.
       NotImplementedError: a second derivative of an implementation other than the reference.
 
     The gradient is :math:`\partial L / \partial z_j = p_j - t_j + 2 \lambda p_j \log \sum_k
@@ -124,13 +133,15 @@ def linear_softmax_cross_entropy(
         logit_softcap=logit_softcap,
         temperature=temperature,
         class_prior=class_prior,
+        vocabulary_axis=vocabulary_axis,
         uniform=not known(label_smoothing, 0.0),
         argmax=return_argmax,
         precision=precision,
     )
-    problem, strengths = vary_alike((problem, _strengths(problem, label_smoothing, z_loss)))
+    strengths = _strengths(problem, label_smoothing, z_loss)
+    problem, strengths = vary_alike((problem, strengths), but=problem.axes)
     tokens = problem.tokens
-    terms = _chosen(IMPLEMENTATIONS, implementation).token_terms(
+    terms = over(problem.axes, _chosen(IMPLEMENTATIONS, implementation)).token_terms(
         problem.settings, problem.layer, problem.hidden, tokens.labels, tokens.where
     )
     results = [token_losses(terms, strengths, tokens)]
@@ -153,6 +164,7 @@ def linear_softmax_cross_entropy_sum(
     logit_softcap: Scalar | None = None,
     temperature: Scalar = 1.0,
     class_prior: Float[Array, "..."] | None = None,
+    vocabulary_axis: str | tuple[str, ...] | None = None,
     implementation: str | None = None,
     precision: Any = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -172,8 +184,8 @@ def linear_softmax_cross_entropy_sum(
       weights: w, floating point, of shape (V, D); the kernel of a dense layer (D, V) as `kernel.T`.
       labels: y, integers in [0, V), of shape (...).
       weights_per_token: omega, floating point, of the labels' shape; 1 by default.
-      bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior: as in
-        `linear_softmax_cross_entropy`.
+      bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior,
+        vocabulary_axis: as in `linear_softmax_cross_entropy`.
       implementation: "chunked" or "reference"; by default chosen by backend and shape.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
@@ -184,12 +196,13 @@ def linear_softmax_cross_entropy_sum(
     Raises:
       TypeError: arguments of the wrong kind of dtype.
       ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
-        that does not exist.
+        that does not exist; weights not divided along `vocabulary_axis`, or labels that are.
       NotImplementedError: a second derivative of an implementation other than the reference.
 
     The gradient is the sum of the losses' gradients, each times its weight; with respect to the
     weights of the tokens it is their losses. Until the way back it is kept in float32, so that it
-    is rounded once, after the cotangent has scaled it.
+    is rounded once, after the cotangent has scaled it. Along a `vocabulary_axis` it is computed on
+    the way back, with a fourth product: in the forward pass each chunk would wait for all devices.
 
     References:
       Hsu et al., `Liger Kernel: Efficient Triton Kernels for LLM Training
@@ -201,6 +214,27 @@ def linear_softmax_cross_entropy_sum(
       >>> hidden, embedding = jnp.array([[2.0, 0.0], [2.0, 0.0]]), jnp.eye(3, 2)
       >>> print(xent.linear_softmax_cross_entropy_sum(hidden, embedding, jnp.array([0, 1])))
       (Array(2.4791, dtype=float32), Array(2., dtype=float32))
+
+      On a mesh of devices that divide tokens and classes, here 3 classes and padding:
+
+      >>> import jax
+      >>> from jax.sharding import NamedSharding, PartitionSpec as P
+      >>> mesh = jax.make_mesh((1, jax.device_count()), ("data", "vocabulary"))
+      >>> tokens, rows = P("data"), P("vocabulary")
+      >>> @jax.shard_map(mesh=mesh, in_specs=(tokens, rows, rows, tokens), out_specs=P())
+      ... def mean_loss(hidden, weights, bias, labels):
+      ...     pair = xent.linear_softmax_cross_entropy_sum(
+      ...         hidden, weights, labels, bias=bias, vocabulary_axis="vocabulary"
+      ...     )
+      ...     total, normaliser = jax.lax.psum(pair, "data")
+      ...     return total / normaliser
+      >>> padded = 3 * jax.device_count()
+      >>> bias = jnp.where(jnp.arange(padded) < 3, 0.0, -jnp.inf)
+      >>> layer = jax.device_put((jnp.eye(padded, 2), bias), NamedSharding(mesh, rows))
+      >>> batch = jax.device_put((hidden, jnp.array([0, 1])), NamedSharding(mesh, tokens))
+      >>> value, gradient = jax.jit(jax.value_and_grad(mean_loss, 1))(batch[0], *layer, batch[1])
+      >>> print(f"{value:.4f}", gradient.sharding.spec[0])
+      1.2395 vocabulary
     """
     problem = prepare(
         hidden,
@@ -211,14 +245,15 @@ def linear_softmax_cross_entropy_sum(
         logit_softcap=logit_softcap,
         temperature=temperature,
         class_prior=class_prior,
+        vocabulary_axis=vocabulary_axis,
         uniform=not known(label_smoothing, 0.0),
         precision=precision,
     )
     omega = token_weights(weights_per_token, problem)
     strengths = _strengths(problem, label_smoothing, z_loss)
-    problem, strengths, omega = vary_alike((problem, strengths, omega))
-    settings, layer, hidden, tokens, _ = problem
-    weighted_sum = _chosen(IMPLEMENTATIONS, implementation).weighted_sum
+    problem, strengths, omega = vary_alike((problem, strengths, omega), but=problem.axes)
+    settings, layer, hidden, tokens, _, axes = problem
+    weighted_sum = over(axes, _chosen(IMPLEMENTATIONS, implementation)).weighted_sum
     total = weighted_sum(settings, layer, strengths, hidden, omega, tokens)
     counts = jnp.ones(tokens.labels.shape, settings.dtype) if omega is None else omega
     return total, jnp.sum(masked(counts, tokens.where))
@@ -242,7 +277,8 @@ def linear_distillation(
     r"""Computes a distillation loss from the last layers of student and teacher, without logits.
 
     `distillation` without its labels, for vocabularies so large that neither model's logits should
-    exist; a term with labels is `linear_softmax_cross_entropy`.
+    exist; a term with labels is `linear_softmax_cross_entropy`, which, other than this, can divide
+    the vocabulary over devices.
 
     .. math::
       L = T^2 D(t \,\|\, s), \qquad t = \mathrm{softmax}(a / T), \quad

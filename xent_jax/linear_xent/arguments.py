@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -10,6 +11,7 @@ from jax.core import Tracer
 from xent_jax.linear_xent.blocks import rows_per_chunk
 from xent_jax.linear_xent.distillation import Side
 from xent_jax.linear_xent.reference import Adjustment, Layer, Settings, Tokens
+from xent_jax.linear_xent.varying import varies_over
 from xent_jax.typing import Array, Scalar
 
 
@@ -19,6 +21,7 @@ class Problem(NamedTuple):
     hidden: Array  # (N, D)
     tokens: Tokens
     shape: tuple[int, ...]  # of the tokens, before they were flattened
+    axes: tuple[str, ...]  # of the mesh, over which the classes are divided
 
 
 def prepare(
@@ -32,6 +35,7 @@ def prepare(
     temperature: Scalar,
     class_prior: Array | None,
     uniform: bool,
+    vocabulary_axis: str | tuple[str, ...] | None = None,
     argmax: bool = False,
     precision: Any = None,
 ) -> Problem:
@@ -40,16 +44,19 @@ def prepare(
     Raises:
       TypeError: floating-point arguments that are not, labels that are not integers, a mask that
         is not boolean.
-      ValueError: shapes that do not fit, or a hyper-parameter outside its range.
+      ValueError: shapes that do not fit, a hyper-parameter outside its range, or an axis over which
+        the weights are not divided.
     """
     hidden, weights = operands("hidden", hidden, "weights", weights)
+    axes = axes_of(vocabulary_axis, weights, labels)
     shape = hidden.shape[:-1]
     settings = settings_of(hidden, weights, uniform, argmax, precision)
-    tokens = tokens_of(labels, token_mask(where, shape), shape, len(weights))
+    classes = len(weights) * (jax.lax.axis_size(axes) if axes else 1)
+    tokens = tokens_of(labels, token_mask(where, shape), shape, classes)
     adjustment = adjustment_of(
         settings, len(weights), bias, logit_softcap, temperature, class_prior
     )
-    return Problem(settings, Layer(weights, adjustment), flat(hidden, 1), tokens, shape)
+    return Problem(settings, Layer(weights, adjustment), flat(hidden, 1), tokens, shape, axes)
 
 
 def operands(
@@ -73,6 +80,27 @@ def operands(
         return hidden, weights
     dtype = np.float64 if np.float64 in (hidden.dtype, weights.dtype) else np.float32
     return hidden.astype(dtype), weights.astype(dtype)
+
+
+def axes_of(
+    vocabulary_axis: str | tuple[str, ...] | None, weights: Array, labels: Array
+) -> tuple[str, ...]:
+    """Returns the axes of the mesh over which the classes are divided, checked to be that."""
+    if vocabulary_axis is None:
+        return ()
+    axes = (vocabulary_axis,) if isinstance(vocabulary_axis, str) else tuple(vocabulary_axis)
+    if not varies_over(weights).issuperset(axes):
+        raise ValueError(
+            f"vocabulary_axis={vocabulary_axis!r} needs weights that are each device's own rows: "
+            f"call it inside jax.shard_map, with in_specs of P({vocabulary_axis!r}) for the "
+            "weights, and check_vma as it is by default"
+        )
+    if not varies_over(jnp.asarray(labels)).isdisjoint(axes):
+        raise ValueError(
+            f"labels must be the same on all devices of vocabulary_axis={vocabulary_axis!r}: leave "
+            "it out of their in_specs"
+        )
+    return axes
 
 
 def settings_of(
