@@ -5,7 +5,7 @@ python -m experiments.train --config=FILE.py [--config.KEY=VALUE ...] [flags bel
 xent_jax/training/config.py lists every KEY with its meaning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,13 +13,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import entry
-from xent_jax import training
+from xent_jax import models, training
 from xent_jax.errors import UserError
 from xent_jax.reporting import summary
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/CONFIG'S NAME).")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets (default: TFDS's folder).")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets, or a folder of text.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", None, "The data set's canonical files, if at hand.")
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -43,6 +43,19 @@ def configs_of(config: training.Config) -> dict[str, training.Config]:
     return {"baseline": baseline, "loss": config}
 
 
+def prepare(config: training.Config) -> Mapping[str, training.Run | training.LanguageRun]:
+    """Returns the run of each config of `configs_of`, by its folder."""
+    configs = configs_of(config)
+    place = {"data_dir": _DATA_DIR.value, "raw_dir": _RAW_DIR.value}
+    if config.model.name in models.LANGUAGE_MODELS:
+        corpus = training.load_corpus(config, **place)
+        return {
+            name: training.prepare_language_model(each, corpus) for name, each in configs.items()
+        }
+    sets = training.load_sets(config, **place)
+    return {name: training.prepare(each, sets) for name, each in configs.items()}
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     path = entry.config_file()
@@ -57,10 +70,8 @@ def main(argv: Sequence[str]) -> None:
     workdir = Path(_WORKDIR.value or f"runs/{Path(path).stem}")
     training.claim_workdir(workdir, config)
     entry.keep_compiled(workdir, _CACHE.value)
-    sets = training.load_sets(config, data_dir=_DATA_DIR.value, raw_dir=_RAW_DIR.value)
     # All are made ready before the first is trained, so that no mistake is told late.
-    runs = {name: training.prepare(each, sets) for name, each in configs_of(config).items()}
-    for name, run in runs.items():
+    for name, run in prepare(config).items():
         training.train(run, workdir / name, profile=_PROFILE.value)
     if jax.process_index() == 0:
         print(summary.summarise(workdir))

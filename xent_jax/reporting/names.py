@@ -38,7 +38,16 @@ def is_share(path: str) -> bool:
 
 def lower_is_better(path: str) -> bool:
     """Returns whether the least value of a metric is the best."""
-    return path.endswith(("nll", "brier", "calibration_error", "loss", "memorised"))
+    worse = (
+        "nll",
+        "brier",
+        "calibration_error",
+        "loss",
+        "memorised",
+        "perplexity",
+        "bits_per_byte",
+    )
+    return path.endswith(worse)
 
 
 def key_name(key: str) -> str:

@@ -70,13 +70,15 @@ class _Panel(NamedTuple):
 
 _PANELS = (
     _Panel("test accuracy", ("test", "accuracy"), percent=True),
+    _Panel("test perplexity", ("test", "perplexity"), percent=False),
+    _Panel("bits per byte of the test text", ("test", "bits_per_byte"), percent=False),
     _Panel("training loss", ("train", "loss"), percent=False),
     _Panel("wrong labels memorised", ("wrong_labels", "memorised"), percent=True, from_zero=True),
 )
 
 
 def learning_curve(runs: Runs, path: str | os.PathLike[str], title: str | None = None) -> None:
-    """Draws test accuracy, training loss and, where it was measured, memorisation against epochs.
+    """Draws what was measured of test accuracy or perplexity, loss and memorisation against epochs.
 
     Each curve's last value stands at its end. With label noise a dashed line marks the share of
     training labels that are right, which a model that believes them all would reach at most.

@@ -11,6 +11,8 @@ Record = dict[str, Any]
 # Each column is shown where every run has it.
 _COLUMNS = {
     "test accuracy": lambda record: f"{record['test']['accuracy']:.2%}",
+    "test perplexity": lambda record: f"{record['test']['perplexity']:.3f}",
+    "bits per byte": lambda record: f"{record['test']['bits_per_byte']:.4f}",
     "calibration error": lambda record: f"{record['test']['expected_calibration_error']:.2%}",
     "temperature": lambda record: f"{record['calibrated']['temperature']:.2f}",
     "calibration error with it": lambda record: (

@@ -1,11 +1,13 @@
 """Training: configs, the compiled step, the loop, and checkpoints.
 
 `run.py` makes a config and its data ready (`prepare`), `loop.py` trains it (`train`): `feed.py`
-brings the examples to the functions of `step.py`, which `mesh.py` or `pmap.py` compiled.
+brings the examples to the functions of `step.py`, which `mesh.py` or `pmap.py` compiled. Of a
+language model `language_run.py` and `language_step.py` take the places of `run.py` and `step.py`.
 """
 
 from xent_jax.training.config import Config, check_config, default_config
 from xent_jax.training.few_shot import FEW_SHOT_METHODS
+from xent_jax.training.language_run import LanguageRun, load_corpus, prepare_language_model
 from xent_jax.training.loop import Result, train
 from xent_jax.training.objective import trainable_losses
 from xent_jax.training.optimizer import OPTIMIZERS, SCHEDULES
@@ -22,6 +24,7 @@ __all__ = [
     "SCHEDULES",
     "SECOND_STAGES",
     "Config",
+    "LanguageRun",
     "Member",
     "Result",
     "Run",
@@ -30,9 +33,11 @@ __all__ = [
     "default_config",
     "default_study",
     "expand",
+    "load_corpus",
     "load_sets",
     "matching",
     "prepare",
+    "prepare_language_model",
     "train",
     "trainable_losses",
 ]

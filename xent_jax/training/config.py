@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,8 +16,10 @@ from xent_jax.errors import UserError, nearest
 # Sections that name a function and hold its keyword arguments. Which arguments they may hold is
 # said by that function's signature, and checked where the function is looked up.
 CALLS = ("corruption", "imbalance", "model", "loss", "baseline", "optimizer", "schedule")
-CALLS += ("sampler", "reweighting", "mixing", "second_stage", "few_shot")
+CALLS += ("sampler", "reweighting", "mixing", "second_stage", "few_shot", "tokens")
 
+OF_TEXT = ("tokens", "dataset.window", "accumulate", "vocabulary_devices")
+"""Keys that language models alone read."""
 
 # What a ConfigDict holds is known at run time only, so that a type checker shall not guess.
 if TYPE_CHECKING:
@@ -64,6 +68,11 @@ def default_config() -> Config:
     config.second_stage = ConfigDict({"name": "none"})
     # Classes told from a few examples each, in sweeps: one of xent_jax.training.FEW_SHOT_METHODS
     config.few_shot = ConfigDict({"name": "none"})
+    # What a text is cut into, for one of xent_jax.models.LANGUAGE_MODELS: 'bytes', or 'bpe' size=
+    config.tokens = ConfigDict({"name": "bytes"})
+    config.dataset.window = 256  # tokens of a text that are one example
+    config.accumulate = 1  # parts of a batch of text, whose gradients are added before the update
+    config.vocabulary_devices = 1  # over which the vocabulary is split, of all that are used
 
     config.teacher = ""  # the folder of a finished run whose logits the loss asks for
     config.co_teaching = ConfigDict()
@@ -91,6 +100,7 @@ _AT_LEAST_0 += ("co_teaching.forget_rate", "evaluation.logit_adjustment")
 _AT_LEAST_0 += ("evaluation.tau_normalisation",)
 _AT_LEAST_1 = ("epochs", "batch_size", "eval_batch_size", "keep_checkpoints")
 _AT_LEAST_1 += ("eval_every_epochs", "checkpoint_every_epochs", "co_teaching.ramp_epochs")
+_AT_LEAST_1 += ("dataset.window", "accumulate", "vocabulary_devices")
 _ONE_OF = {"parallel": ("mesh", "pmap"), "dataset.resident": ("auto", "yes", "no")}
 
 
@@ -161,6 +171,15 @@ def known_name(section: str, name: str, allowed: Iterable[str]) -> str:
             f"one of: {', '.join(allowed)}"
         )
     return name
+
+
+def check_unread(config: Config, keys: Iterable[str], kind: str) -> None:
+    """Raises UserError where a key is set that runs of this kind do not read."""
+    plain = as_plain(config), as_plain(default_config())
+    for key in keys:
+        ours, theirs = (reduce(getitem, key.split("."), each) for each in plain)
+        if ours != theirs:
+            raise UserError(f"config.{key} has no meaning in {kind}: leave it out")
 
 
 def without_numpy(value: Any) -> Any:

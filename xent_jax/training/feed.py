@@ -7,35 +7,41 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from xent_jax.data import Dataset, pipeline
+from xent_jax.data import pipeline
 from xent_jax.metrics import ClassificationSums
+from xent_jax.training.language_run import LanguageRun
 from xent_jax.training.run import Run
 from xent_jax.training.step import StepMetrics, TrainState
+
+AnyRun = Run | LanguageRun
+"""What the loop trains."""
 
 
 class Feed(NamedTuple):
     """Trains for some steps of an epoch, in order; evaluates a named set: sums, or all logits."""
 
     train: Callable[[TrainState, int, int, int], tuple[TrainState, StepMetrics]]
-    evaluate: Callable[[TrainState, str], ClassificationSums]
+    evaluate: Callable[[TrainState, str], Any]
     logits: Callable[[TrainState, str], np.ndarray]
 
 
-def make_feed(run: Run, step: int) -> Feed:
+def make_feed(run: AnyRun, step: int) -> Feed:
     """Returns the feed of a run that goes on from `step`."""
-    return _resident_feed(run) if run.resident else _streamed_feed(run, step)
+    if isinstance(run, LanguageRun) or run.resident:
+        return _resident_feed(run)
+    return _streamed_feed(run, step)
 
 
-def _resident_feed(run: Run) -> Feed:
+def _resident_feed(run: AnyRun) -> Feed:
     """Data sets on the devices; each call takes its steps in one compiled scan."""
     runner = run.runner
-    placed = {name: runner.place_data(_columns(dataset)) for name, dataset in run.sets.items()}
+    placed = {name: runner.place_data(run.columns(name)) for name in run.sets}
 
     def train(state: TrainState, epoch: int, start: int, length: int) -> Any:
         state, metrics = runner.train_chunk(state, placed["train"], epoch, start, length)
         return state, jax.tree.map(np.asarray, runner.single(metrics))
 
-    def evaluate(state: TrainState, name: str) -> ClassificationSums:
+    def evaluate(state: TrainState, name: str) -> Any:
         return runner.single(runner.evaluate(state, placed[name]))
 
     return Feed(train, evaluate, partial(_logits, run))
@@ -64,8 +70,9 @@ def _streamed_feed(run: Run, step: int) -> Feed:
     return Feed(train, evaluate, partial(_logits, run))
 
 
-def _logits(run: Run, state: TrainState, name: str) -> np.ndarray:
-    """Returns the logits of a set's examples, in their order."""
+def _logits(run: AnyRun, state: TrainState, name: str) -> np.ndarray:
+    """Returns the logits of a set's examples, in their order; of a text none are ever held."""
+    assert isinstance(run, Run)
     batches = _batches(run, name, run.config.eval_batch_size, epochs=1, shuffle=False)
     place, predict = run.runner.place_batch, run.runner.predict_batch
     logits = [np.asarray(predict(state, place(batch))) for batch in batches]
@@ -87,11 +94,3 @@ def _batches(run: Run, name: str, batch_size: int, **order: Any) -> Iterator[dic
     )
     for batch in stream:
         yield batch | {"position": position}
-
-
-def _columns(dataset: Dataset) -> dict[str, np.ndarray]:
-    return {
-        "image": dataset.images,
-        "label": dataset.labels,
-        "clean_label": dataset.clean_labels,
-    }

@@ -5,8 +5,7 @@ one of them, as pure functions that can be compiled alone or mapped over a stack
 """
 
 from collections.abc import Mapping
-from functools import partial, reduce
-from operator import getitem
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +18,11 @@ from xent_jax import data, models
 from xent_jax.data import episodes, pipeline
 from xent_jax.errors import UserError
 from xent_jax.training.config import (
+    OF_TEXT,
     Config,
-    as_plain,
     call_arguments,
     check_config,
-    default_config,
+    check_unread,
     known_name,
     with_numbers,
 )
@@ -49,7 +48,7 @@ _AT_ONCE = 50  # test episodes, which are in memory together
 
 _UNREAD = ("loss", "baseline", "corruption", "imbalance", "sampler", "reweighting", "mixing")
 _UNREAD += ("teacher", "co_teaching", "evaluation", "ema_decay", "dataset.shift", "dataset.flip")
-_UNREAD += ("dataset.train_examples", "dataset.validation_examples", "second_stage")
+_UNREAD += ("dataset.train_examples", "dataset.validation_examples", "second_stage", *OF_TEXT)
 
 
 def load_few_shot_sets(
@@ -154,11 +153,7 @@ def _check_argument(key: str, value: Any, default: Any) -> None:
 
 def _check_unread(config: Config) -> None:
     """Raises UserError where a key is set that few-shot runs do not read."""
-    plain = as_plain(config), as_plain(default_config())
-    for key in _UNREAD:
-        ours, theirs = (reduce(getitem, key.split("."), each) for each in plain)
-        if ours != theirs:
-            raise UserError(f"config.{key} has no meaning in few-shot learning: leave it out")
+    check_unread(config, _UNREAD, "few-shot learning")
     if config.model.get("cosine_scale"):
         raise UserError(
             "config.model.cosine_scale: in few-shot learning the method chooses the last layer; "

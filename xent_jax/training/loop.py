@@ -18,7 +18,7 @@ from xent_jax.reporting.tensorboard import EventWriter
 from xent_jax.training import evaluation
 from xent_jax.training.checkpoint import Checkpointer
 from xent_jax.training.config import as_plain
-from xent_jax.training.feed import Feed, make_feed
+from xent_jax.training.feed import AnyRun, Feed, make_feed
 from xent_jax.training.run import Run, claim_workdir
 from xent_jax.training.signals import StopRequest
 from xent_jax.training.step import StepMetrics, TrainState
@@ -47,7 +47,7 @@ class Tally(NamedTuple):
 
 
 def train(
-    run: Run,
+    run: AnyRun,
     workdir: str | os.PathLike[str],
     *,
     profile: bool = False,
@@ -145,7 +145,7 @@ class Journal:
             print(f"epoch {record['epoch']}: {_in_short(record)}", file=sys.stderr)
 
 
-def _restored(run: Run, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
+def _restored(run: AnyRun, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
     """Returns the newest sound checkpoint's state and tally, or those of a run's start."""
     state = run.runner.place_state(run.initial_state)
     restored = checkpoints.restore_newest(run.runner.single(state))
@@ -155,14 +155,12 @@ def _restored(run: Run, checkpoints: Checkpointer) -> tuple[TrainState, Tally]:
     return run.runner.place_state(state), Tally(**metadata["tally"])
 
 
-def _metadata(run: Run, tally: Tally) -> dict[str, Any]:
-    """What a checkpoint says beside the state: where the epoch is, and how images are scaled."""
-    program = run.program
-    scaling = {"mean": program.mean.tolist(), "deviation": program.deviation.tolist()}
-    return {"tally": tally._asdict(), **scaling}
+def _metadata(run: AnyRun, tally: Tally) -> dict[str, Any]:
+    """What a checkpoint says beside the state: where the epoch is, and what its run adds."""
+    return {"tally": tally._asdict(), **run.metadata}
 
 
-def _chunks(run: Run, step: int) -> Iterator[tuple[int, int, int]]:
+def _chunks(run: AnyRun, step: int) -> Iterator[tuple[int, int, int]]:
     """Yields (epoch, first step in it, number of steps) from `step` to the run's end.
 
     The boundaries depend on the config alone, never on where a run was resumed, so that a
@@ -175,16 +173,16 @@ def _chunks(run: Run, step: int) -> Iterator[tuple[int, int, int]]:
                 yield epoch, start, min(length, run.steps_per_epoch - start)
 
 
-def _due(run: Run, epoch: int, every: int) -> bool:
+def _due(run: AnyRun, epoch: int, every: int) -> bool:
     return (epoch + 1) % every == 0 or epoch + 1 == run.config.epochs
 
 
-def _profiled_epoch(run: Run, first_step: int) -> int:
+def _profiled_epoch(run: AnyRun, first_step: int) -> int:
     """The second epoch that this process trains, as the first one compiles."""
     return min(first_step // run.steps_per_epoch + 1, run.config.epochs - 1)
 
 
-def _bar(run: Run, step: int, progress: bool) -> tqdm:
+def _bar(run: AnyRun, step: int, progress: bool) -> tqdm:
     # disable=None: shown on a terminal only.
     return tqdm(
         total=run.steps,
@@ -228,19 +226,19 @@ def _diverged(what: str, step: int, last: list[float], checkpoints: Checkpointer
     )
 
 
-def _evaluate(run: Run, feed: Feed, state: TrainState, step: int) -> dict[str, Any]:
+def _evaluate(run: AnyRun, feed: Feed, state: TrainState, step: int) -> dict[str, Any]:
     """Returns what evaluation tells of the run's sets; the calibrated test comes last only."""
     last = step == run.steps
     sums = {name: feed.evaluate(state, name) for name in run.sets if name != "train"}
-    result = evaluation.describe(sums, evaluation.rare_counts(run.config, run.sets), last=last)
-    if last and run.config.evaluation.temperature_scaling:
+    result = run.describe(sums, last=last)
+    if isinstance(run, Run) and last and run.config.evaluation.temperature_scaling:
         logits = {name: feed.logits(state, name) for name in ("validation", "test")}
         labels = {name: run.sets[name].labels for name in logits}
         result["calibrated"] = evaluation.calibrated(logits, labels)
     return result
 
 
-def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[str, Any]:
+def _record(run: AnyRun, epoch: int, step: int, tally: Tally, rate: float) -> dict[str, Any]:
     return {
         "run": run.name,
         "epoch": epoch + 1,
@@ -249,10 +247,14 @@ def _record(run: Run, epoch: int, step: int, tally: Tally, rate: float) -> dict[
         "timing": {"seconds": tally.seconds, "steps_per_second": rate},
         "seed": run.config.seed,
         "config": as_plain(run.config),
-        "classes": run.sets["train"].class_names,
+        **run.facts,
     }
 
 
 def _in_short(record: dict[str, Any]) -> str:
-    loss, accuracy = record["train"]["loss"], record["test"]["accuracy"]
-    return f"loss {loss:.3f}, accuracy {accuracy:.1%}"
+    test = record["test"]
+    if "accuracy" in test:
+        told = f"accuracy {test['accuracy']:.1%}"
+    else:
+        told = f"perplexity {test['perplexity']:.2f}, {test['bits_per_byte']:.3f} bits per byte"
+    return f"loss {record['train']['loss']:.3f}, {told}"

@@ -37,7 +37,7 @@ def mesh_runner(program: Program, devices: Sequence[Any]) -> Runner:
     by_step = NamedSharding(mesh, P(None, "data"))
 
     def replicate(tree: Any) -> Any:
-        return jax.tree.map(lambda x: _replicated(x, replicated), tree)
+        return jax.tree.map(lambda x: placed(x, replicated), tree)
 
     def place_batch(batch: dict[str, np.ndarray]) -> Batch:
         return jax.tree.map(partial(jax.make_array_from_process_local_data, by_example), batch)
@@ -59,7 +59,8 @@ def mesh_runner(program: Program, devices: Sequence[Any]) -> Runner:
     )
 
 
-def _replicated(x: Any, sharding: NamedSharding) -> jax.Array:
+def placed(x: Any, sharding: NamedSharding) -> jax.Array:
+    """Returns an array of the host on the devices."""
     # A callback, as device_put would compare the value between processes.
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

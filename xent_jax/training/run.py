@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,14 @@ from jax.experimental import multihost_utils
 from xent_jax import data, losses
 from xent_jax.data import pipeline
 from xent_jax.errors import UserError
+from xent_jax.training import evaluation
 from xent_jax.training.config import (
+    OF_TEXT,
     Config,
     as_plain,
     call_arguments,
     check_config,
+    check_unread,
     differences,
     known_name,
 )
@@ -52,10 +55,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The loss and its arguments: generalized_cross_entropy(q=0.5)."""
-        loss = self.config.loss
-        arguments = ", ".join(f"{key}={loss[key]}" for key in sorted(loss) if key != "name")
-        return f"{loss.name}({arguments})" if arguments else loss.name
+        return name_of(self.config)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,6 +70,34 @@ class Run(NamedTuple):
         if self.config.dataset.resident == "auto":
             return sum(s.images.nbytes for s in self.sets.values()) <= RESIDENT_BYTES
         return self.config.dataset.resident == "yes"
+
+    def columns(self, name: str) -> dict[str, np.ndarray]:
+        """What the devices hold of a set."""
+        dataset = self.sets[name]
+        clean = dataset.clean_labels
+        return {"image": dataset.images, "label": dataset.labels, "clean_label": clean}
+
+    def describe(self, sums: Mapping[str, Any], *, last: bool) -> dict[str, Any]:
+        """What a record tells of an evaluation, from the sums over each set but train."""
+        return evaluation.describe(sums, evaluation.rare_counts(self.config, self.sets), last=last)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the data."""
+        return {"classes": self.sets["train"].class_names}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a checkpoint says beside the state: how images are scaled."""
+        mean, deviation = self.program.mean, self.program.deviation
+        return {"mean": mean.tolist(), "deviation": deviation.tolist()}
+
+
+def name_of(config: Config) -> str:
+    """Returns the loss and its arguments: generalized_cross_entropy(q=0.5)."""
+    loss = config.loss
+    arguments = ", ".join(f"{key}={loss[key]}" for key in sorted(loss) if key != "name")
+    return f"{loss.name}({arguments})" if arguments else loss.name
 
 
 def load_sets(
@@ -130,7 +158,7 @@ def prepare(config: Config, sets: dict[str, data.Dataset]) -> Run:
       UserError: bad input of any kind, in one line.
     """
     config = check_config(config)
-    devices = _devices(config)
+    devices = devices_of(config)
     check_together(config, sets["train"])
     shapes, facts = shapes_of(sets["train"]), facts_of(config, sets["train"])
     if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
@@ -188,7 +216,12 @@ def _check_agreement(workdir: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _devices(config: Config) -> list[Any]:
+def devices_of(config: Config) -> list[Any]:
+    """Returns the devices that a config asks for.
+
+    Raises:
+      UserError: there are fewer, or batches do not divide over them.
+    """
     there = jax.devices()
     count = config.devices or len(there)
     if count > len(there):
@@ -232,6 +265,7 @@ def check_together(config: Config, train: data.Dataset) -> None:
     """Tells of settings that are each right and cannot stand together."""
     if config.few_shot.name != "none":
         raise UserError("config.few_shot: episodes are trained by experiments.sweep")
+    check_unread(config, OF_TEXT, "training on images")
     check_second_stage(config)
     if config.dataset.shift >= min(train.images.shape[1:3]):
         size = "x".join(map(str, train.images.shape[1:3]))
