@@ -198,13 +198,14 @@ def test_under_remat_vmap_and_a_scan_over_micro_batches(form):
     check(*jax.jit(run)(HIDDEN, padded(WEIGHTS), LABELS))
 
 
-def test_hidden_vectors_that_were_divided_along_the_same_axis():
+def test_tokens_that_were_divided_along_the_same_axis_and_gathered():
     def run(hidden, weights, labels):
         hidden = jax.lax.all_gather(hidden, "vocabulary", tiled=True)
+        labels = jax.lax.all_gather(labels, "vocabulary", tiled=True, to="invarying")
         return summed("sum", hidden, weights, labels)
 
-    specs = P(("data", "vocabulary")), ROWS, DATA
-    run = jax.jit(jax.value_and_grad(over((2, 4), run, specs, P()), (0, 1)))
+    tokens = P(("data", "vocabulary"))
+    run = jax.jit(jax.value_and_grad(over((2, 4), run, (tokens, ROWS, tokens), P()), (0, 1)))
     check(*run(HIDDEN, padded(WEIGHTS), LABELS))
 
 

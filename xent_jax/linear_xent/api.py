@@ -77,8 +77,8 @@ def linear_softmax_cross_entropy(
         class of share 0 cannot occur.
       vocabulary_axis: inside `jax.shard_map`, the axis of the mesh (or the axes, in a tuple) along
         which the classes are divided. Weights, bias and class_prior are then the device's own rows;
-        hidden and labels are the same for all devices of the axis, and so are the results; labels
-        count all classes. Logits and weights stay where they are: what the devices exchange are
+        hidden and labels are the same for all devices of the axis (gathered, if they were divided
+        along it), and so are the results; labels count all classes. Logits and weights stay where they are: what the devices exchange are
         each token's largest logit and two sums, three with smoothing, and on the way back the
         gradient of hidden, added up in its dtype. To divide V evenly, append rows of any finite
         numbers with a bias of -inf. There is an example in `linear_softmax_cross_entropy_sum`.

@@ -98,7 +98,7 @@ def axes_of(
     if not varies_over(jnp.asarray(labels)).isdisjoint(axes):
         raise ValueError(
             f"labels must be the same on all devices of vocabulary_axis={vocabulary_axis!r}: leave "
-            "it out of their in_specs"
+            "it out of their in_specs, or gather them by jax.lax.all_gather(..., to='invarying')"
         )
     return axes
 
