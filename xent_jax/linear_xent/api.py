@@ -78,10 +78,11 @@ def linear_softmax_cross_entropy(
       vocabulary_axis: inside `jax.shard_map`, the axis of the mesh (or the axes, in a tuple) along
         which the classes are divided. Weights, bias and class_prior are then the device's own rows;
         hidden and labels are the same for all devices of the axis (gathered, if they were divided
-        along it), and so are the results; labels count all classes. Logits and weights stay where they are: what the devices exchange are
-        each token's largest logit and two sums, three with smoothing, and on the way back the
-        gradient of hidden, added up in its dtype. To divide V evenly, append rows of any finite
-        numbers with a bias of -inf. There is an example in `linear_softmax_cross_entropy_sum`.
+        along it), and so are the results; labels count all classes. Logits and weights stay where
+        they are. What the devices exchange are each token's largest logit, its class if asked for,
+        and two sums, three with smoothing; on the way back the gradient of hidden, added up in its
+        dtype. Where the devices do not divide V, append rows of zeros with a bias of -inf: a label
+        of theirs costs +inf. There is an example in `linear_softmax_cross_entropy_sum`.
       return_logsumexp: also return :math:`\log \sum_k e^{z_k}`, differentiable.
       return_argmax: also return the class of the largest z, the first of several.
       implementation: "chunked" holds the logits of a few tokens at a time, "reference" all of them,
