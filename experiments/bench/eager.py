@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,11 @@ def trainer(
     return begin
 
 
-def mlp(hidden: int = 256) -> Any:
-    """Returns the perceptron 784-`hidden`-10."""
+def mlp(pixels: int = 784) -> Any:
+    """Returns the perceptron `pixels`-256-10."""
     from torch import nn
 
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
 def lenet() -> Any:
@@ -82,5 +83,5 @@ def cnn4() -> Any:
     )
 
 
-NETWORKS = {"mlp": mlp, "lenet": lenet, "cnn4": cnn4}
-"""What `trainer` can be given, by the name of ours."""
+NETWORKS = {"mlp_8x8": partial(mlp, 64), "mlp": mlp, "lenet": lenet, "cnn4": cnn4}
+"""What `trainer` can be given, by the name of ours; images are 28x28 where it says nothing else."""

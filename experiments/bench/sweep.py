@@ -34,7 +34,10 @@ from xent_jax.training.stack import Stack, compile_stack, make_stack, stacked, u
 from xent_jax.training.study import default_study, expand
 
 _MODELS = flags.DEFINE_multi_enum(
-    "model", ["mlp", "lenet"], list(eager.NETWORKS), "Network to train (sweep); may be repeated."
+    "model",
+    ["mlp_8x8", "mlp", "lenet"],
+    list(eager.NETWORKS),
+    "Network to train (sweep); may be repeated.",
 )
 _WIDTHS = flags.DEFINE_multi_integer(
     "width", [1, 2, 4, 8, 16, 32], "Runs side by side (sweep); may be repeated.", 1
@@ -221,15 +224,17 @@ def _group(workload: Workload, runs: int) -> grouping.Group:
 
 
 def _model(workload: Workload) -> ConfigDict:
-    return ConfigDict({"name": workload.model} | _HYPERPARAMETERS.get(workload.model, {}))
+    return ConfigDict(_CONFIGS.get(workload.model, {"name": workload.model}))
 
 
-_HYPERPARAMETERS = {"mlp": {"hidden": (256,)}}
+_CONFIGS = dict.fromkeys(("mlp_8x8", "mlp"), {"name": "mlp", "hidden": (256,)})
+_SIDES = {"mlp_8x8": 8}
 
 
 def _splits(workload: Workload) -> dict[str, Dataset]:
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (workload.examples, 28, 28, 1), np.uint8)
+    side = _SIDES.get(workload.model, 28)
+    images = random.integers(0, 256, (workload.examples, side, side, 1), np.uint8)
     labels = random.integers(0, 10, workload.examples, np.int32)
     dataset = Dataset(images, labels, labels, tuple(map(str, range(10))), "random")
     return {"train": dataset, "test": dataset}

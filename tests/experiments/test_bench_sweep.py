@@ -54,10 +54,10 @@ def test_a_sweep_trains_every_run_for_an_epoch():
 @pytest.mark.skipif(not eager.INSTALLED, reason="PyTorch is not installed")
 @pytest.mark.parametrize("name", eager.NETWORKS)
 def test_networks_have_as_many_parameters_as_ours(name):
-    image_shape, hyperparameters = (28, 28, 1), {"hidden": (256,)} if name == "mlp" else {}
-    model = models.create(
-        name, num_classes=10, image_shape=image_shape, rngs=nnx.Rngs(0), **hyperparameters
-    )
+    workload = sweep.Workload(name, 1)
+    image_shape = sweep._splits(workload)["train"].images.shape[1:]
+    of_ours = {"num_classes": 10, "image_shape": image_shape, "rngs": nnx.Rngs(0)}
+    model = models.create(**sweep._model(workload), **of_ours)
     ours = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert sum(p.numel() for p in eager.NETWORKS[name]().parameters()) == ours
 
