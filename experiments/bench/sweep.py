@@ -227,7 +227,8 @@ def _model(workload: Workload) -> ConfigDict:
     return ConfigDict(_CONFIGS.get(workload.model, {"name": workload.model}))
 
 
-_CONFIGS = dict.fromkeys(("mlp_8x8", "mlp"), {"name": "mlp", "hidden": (256,)})
+_MLP = {"name": "mlp", "hidden": (256,)}
+_CONFIGS = {"mlp_8x8": _MLP, "mlp": _MLP}
 _SIDES = {"mlp_8x8": 8}
 
 
