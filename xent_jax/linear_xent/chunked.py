@@ -121,21 +121,22 @@ def weighted_sum(
 
 def _weighted_sum_forward(settings: Settings, *arguments: Any) -> tuple[Array, Any]:
     asked, arrays = split_asked(arguments)
-    forward = first_derivative_only(functools.partial(_sum_and_gradients, settings, asked))
-    return forward(*arrays)
+    run = functools.partial(sum_and_gradients, _loss_and_slopes, settings, asked)
+    return first_derivative_only(run)(*arrays)
 
 
-def _weighted_sum_backward(settings: Settings, saved: Any, cotangent: Any) -> tuple[Any, ...]:
+def weighted_sum_backward(settings: Settings, saved: Any, cotangent: Any) -> tuple[Any, ...]:
     cotangent = instantiated(cotangent)
     d_layer, d_strengths, d_hidden, d_weights = jax.tree.map(lambda x: x * cotangent, saved)
     d_layer = d_layer._replace(weights=rounded(settings, d_layer.weights))
     return d_layer, d_strengths, rounded(settings, d_hidden), d_weights, None
 
 
-weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward, symbolic_zeros=True)
+weighted_sum.defvjp(_weighted_sum_forward, weighted_sum_backward, symbolic_zeros=True)
 
 
-def _sum_and_gradients(
+def sum_and_gradients(
+    loss_and_slopes: Callable[..., Any],
     settings: Settings,
     asked: "Asked",
     layer: Layer,
@@ -151,11 +152,10 @@ def _sum_and_gradients(
         hidden, weights, tokens = rows
         hidden = masked(hidden, tokens.where)
         z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
-        terms, normalizer = terms_of(settings, layer, z, tokens.labels)
-        loss = functools.partial(total_loss, tokens=tokens)
-        value, pull_loss = jax.vjp(loss, terms, strengths, weights)
-        d_terms, d_strengths, d_weights = pull_loss(vary_like(jnp.ones_like(value), like=value))
-        d_x, d_adjustment = pull(slopes(layer, z, tokens.labels, normalizer, d_terms))
+        value, (dz, d_strengths, d_weights) = loss_and_slopes(
+            settings, layer, z, strengths, weights, tokens
+        )
+        d_x, d_adjustment = pull(dz)
         d_layer = layer_gradient(settings, asked_layer, hidden, d_x, d_adjustment)
         d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
         sums = jax.tree.map(jnp.add, sums, (value, d_layer, only(asked_strengths, d_strengths)))
@@ -166,6 +166,29 @@ def _sum_and_gradients(
     rows = (hidden, weights, _counted(settings, tokens))
     (value, *sums), each = scan_chunks(settings.rows, chunk, start, rows)
     return value, (*sums, *unpadded(each, hidden))
+
+
+def _loss_and_slopes(
+    settings: Settings,
+    layer: Layer,
+    z: Array,
+    strengths: Strengths,
+    weights: Array | None,
+    tokens: Tokens,
+) -> tuple[Array, tuple[Array, Strengths, Array | None]]:
+    """Returns the loss of a chunk, and its gradient with respect to logits, strengths, weights."""
+    terms, normalizer = terms_of(settings, layer, z, tokens.labels)
+    value, (d_terms, *others) = loss_and_gradients(terms, strengths, weights, tokens)
+    return value, (slopes(layer, z, tokens.labels, normalizer, d_terms), *others)
+
+
+def loss_and_gradients(
+    terms: Terms, strengths: Strengths, weights: Array | None, tokens: Tokens
+) -> tuple[Array, tuple[Terms, Strengths, Array | None]]:
+    """Returns the loss of a chunk, and its gradient with respect to what it is made of."""
+    loss = functools.partial(total_loss, tokens=tokens)
+    value, pull = jax.vjp(loss, terms, strengths, weights)
+    return value, pull(vary_like(jnp.ones_like(value), like=value))
 
 
 def _counted(settings: Settings, tokens: Tokens) -> Tokens:
