@@ -92,7 +92,7 @@ def sigmoid(x):
 
 
 def numpy_lstm(params, tokens):
-    x = params["embedding"][tokens]
+    x = params["embedding"][tokens] * math.sqrt(WIDTH)
     for layer in params["layers"].values():
         below, past = layer["cell"]["dense_i"], layer["cell"]["dense_h"]
         memory, output, outputs = np.zeros(WIDTH), np.zeros(WIDTH), []
@@ -201,12 +201,14 @@ def test_what_a_token_adds_to_an_lstm_s_memory_is_not_rounded_away():
     assert float(hidden[0, -1, 0]) == pytest.approx(math.tanh(600 / 512), rel=0.02)
 
 
-def test_a_sequence_s_loss_starts_at_that_of_a_guess():
+def test_a_model_starts_from_a_guess_that_what_it_reads_can_change():
     options = {"vocabulary": 4096, "width": 128}
     tokens, labels = np.random.default_rng(0).integers(0, 4096, (2, 4, 16), np.int32)
     for name in LANGUAGE_MODELS:
         _, params = split(name, **options)
-        logits = np.asarray(hidden_of(name, **options)(params, tokens)) @ params["embedding"].T
+        hidden = np.asarray(hidden_of(name, **options)(params, tokens))
+        assert np.std(hidden, (0, 1)).mean() > 0.05  # Else it learns how often tokens are, no more.
+        logits = hidden @ params["embedding"].T
         labelled = np.take_along_axis(logits, labels[..., None], 2)[..., 0]
         loss = np.mean(np.log(np.exp(logits).sum(-1)) - labelled)
         assert loss == pytest.approx(math.log(4096), rel=0.015)
