@@ -125,7 +125,8 @@ def softmax_cross_entropy_slopes(
       factors: a, b and c of each row.
       classes: V <= W, the columns that are classes; all by default. The slopes of others are 0.
       dtype: of the slopes; the logits' by default.
-      in_place: whether the slopes may take the logits' memory, where their dtypes agree.
+      in_place: whether the slopes may take the logits' memory, where their dtypes agree: neither
+        under `jax.vmap` nor inside a rule of derivatives, where JAX does not know how.
 
     Returns:
       The slopes d, (N, W), and the rows' sums, of which the cross-entropy is log(total) + (largest
@@ -141,15 +142,15 @@ def softmax_cross_entropy_slopes(
         empty = jnp.zeros(0, jnp.float32)
         return jnp.zeros(logits.shape, dtype), Sums(empty, empty, empty)
     in_place = in_place and dtype == logits.dtype and jax.__version_info__ >= (0, 11)
-    run = _over_rows(classes, dtype, in_place)
+    run = functools.partial(_run, classes, dtype, in_place)
+    run = run if in_place else _over_rows(run)
     padded = jnp.pad(logits, ((0, 0), (0, padding))) if padding else logits
     slopes, sums = run(padded, labels.astype(jnp.int32), Factors(*factors))
     return slopes[:, :width] if padding else slopes, sums
 
 
-def _over_rows(classes: int, dtype: np.dtype, in_place: bool) -> Any:
-    """Returns the function of arrays, which under `jax.vmap` takes all rows as those of one."""
-    run = functools.partial(_run, classes, dtype, in_place)
+def _over_rows(run: Any) -> Any:
+    """Returns the function of rows, which under `jax.vmap` takes those of all at once."""
     flat = jax.custom_batching.custom_vmap(run)
 
     @flat.def_vmap
@@ -173,7 +174,7 @@ def _run(
     extra = 0 if clips_copies() else -width % (plan.groups * plan.steps * plan.lines * plan.line)
     padded = jnp.pad(logits, ((0, 0), (0, extra))) if extra else logits
     lines = padded.reshape(count, -1, plan.line)
-    kernel = _kernel(plan, count, lines.shape, lines.dtype, dtype, in_place)
+    kernel = _kernel(plan, lines, dtype, in_place)
     if in_place:
         here = jax.new_ref(lines, memory_space=plgpu.GMEM)
         sums = kernel(here, labels, *factors)
@@ -183,14 +184,16 @@ def _run(
     return slopes.reshape(count, -1)[:, :width], Sums(*sums)
 
 
-def _kernel(
-    plan: Plan, count: int, shape: tuple[int, ...], dtype: Any, slopes: Any, in_place: bool
-) -> Any:
-    row = jax.ShapeDtypeStruct((count,), jnp.float32)
+def _kernel(plan: Plan, lines: Array, dtype: np.dtype, in_place: bool) -> Any:
+    """Returns the function of logits as lines, labels and factors."""
+    count = len(lines)
+    varying = jax.typeof(lines).manual_axis_type  # over a mesh, inside `jax.shard_map`
+    row = jax.ShapeDtypeStruct((count,), jnp.float32, manual_axis_type=varying)
+    slopes = jax.ShapeDtypeStruct(lines.shape, dtype, manual_axis_type=varying)
     block = (plan.groups, plan.slots, plan.lines, plan.line)
     scratch = {
-        "ring": plgpu.SMEM(block, dtype),
-        "results": plgpu.SMEM((plan.groups, 2, plan.lines, plan.line), slopes),
+        "ring": plgpu.SMEM(block, lines.dtype),
+        "results": plgpu.SMEM((plan.groups, 2, plan.lines, plan.line), dtype),
         "maxima": plgpu.SMEM((2, plan.groups, WARPS), jnp.float32),
         "totals": plgpu.SMEM((2, plan.groups, WARPS), jnp.float32),
         "filled": plgpu.Barrier(num_barriers=plan.groups * plan.slots),
@@ -208,7 +211,7 @@ def _kernel(
 
     return pl.kernel(
         body,
-        out_type=[row] * 3 if in_place else [jax.ShapeDtypeStruct(shape, slopes), *[row] * 3],
+        out_type=[row] * 3 if in_place else [slopes, row, row, row],
         mesh=plgpu.Mesh(
             grid=(-(-count // plan.rows),),
             grid_names=("block",),

@@ -138,7 +138,6 @@ def _loss_and_slopes(
         factors,
         classes=classes,
         dtype=settings.slopes if plain else settings.dtype,
-        in_place=True,
     )
     gap = sums.largest - sums.at_label
     terms = Terms(jnp.log(sums.total), gap, None, sums.largest, None)
