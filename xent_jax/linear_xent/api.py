@@ -1,11 +1,11 @@
 """The public functions, and the choice among implementations."""
 
+import importlib
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 
-from xent_jax.linear_xent import chunked, chunked_distillation, distillation, reference
 from xent_jax.linear_xent.arguments import (
     Problem,
     flat,
@@ -24,8 +24,14 @@ from xent_jax.linear_xent.sharded import over
 from xent_jax.linear_xent.varying import vary_alike
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
-IMPLEMENTATIONS = {"chunked": chunked, "reference": reference}
-DISTILLATIONS = {"chunked": chunked_distillation, "reference": distillation}
+# The modules of this folder, each imported when it is chosen: `import xent_jax` loads no Pallas.
+IMPLEMENTATIONS = {
+    "chunked": "chunked",
+    "reference": "reference",
+    "pallas_gpu": "pallas_gpu",
+    "pallas_tpu": "pallas_tpu",
+}
+DISTILLATIONS = {"chunked": "chunked_distillation", "reference": "distillation"}
 
 
 def linear_softmax_cross_entropy(
@@ -86,7 +92,8 @@ def linear_softmax_cross_entropy(
       return_logsumexp: also return :math:`\log \sum_k e^{z_k}`, differentiable.
       return_argmax: also return the class of the largest z, the first of several.
       implementation: "chunked" holds the logits of a few tokens at a time, "reference" all of them,
-        with derivatives of every order; by default chosen by backend and shape.
+        with derivatives of every order; by default chosen by backend and shape. "pallas_tpu" keeps
+        them in a TPU's vector memory, but never yet ran on one.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:
@@ -187,7 +194,7 @@ def linear_softmax_cross_entropy_sum(
       weights_per_token: omega, floating point, of the labels' shape; 1 by default.
       bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior,
         vocabulary_axis: as in `linear_softmax_cross_entropy`.
-      implementation: "chunked" or "reference"; by default chosen by backend and shape.
+      implementation: "chunked", "reference" or "pallas_tpu"; by default chosen by backend and shape.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:
@@ -353,12 +360,11 @@ def _strengths(problem: Problem, label_smoothing: Scalar, z_loss: Scalar) -> Str
     )
 
 
-def _chosen(implementations: dict[str, ModuleType], implementation: str | None) -> ModuleType:
-    if implementation is None:
-        return implementations["chunked"]
-    if implementation not in implementations:
+def _chosen(implementations: dict[str, str], implementation: str | None) -> ModuleType:
+    name = "chunked" if implementation is None else implementation
+    if name not in implementations:
         raise ValueError(
             f"implementation must be one of {', '.join(implementations)} or None, "
             f"got {implementation!r}"
         )
-    return implementations[implementation]
+    return importlib.import_module(f"xent_jax.linear_xent.{implementations[name]}")
