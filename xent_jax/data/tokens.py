@@ -15,8 +15,8 @@ from xent_jax.typing import Bool, Int
 
 _BYTES = 256
 # What no piece goes beyond: letters (all of UTF-8 but ASCII are taken for them), digits or signs,
-# each with the space before it, and spaces. Every byte is in one of them. They are bounded, as the
-# time to encode a word grows with the square of its length.
+# each with the space before it, and spaces. Every byte is in one of them. They are bounded, as a
+# long word takes long, and in some languages no space ends it.
 _WORDS = re.compile(
     rb" ?[A-Za-z\x80-\xff]{1,64}| ?[0-9]{1,64}| ?[^\sA-Za-z0-9\x80-\xff]{1,64}|\s{1,64}(?!\S)|\s"
 )
