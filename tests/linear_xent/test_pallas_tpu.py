@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
@@ -138,8 +139,9 @@ def test_logits_at_the_edges():
     assert np.all(losses[1] == np.inf)
     assert np.all(np.isfinite(logsumexp[1]))
     assert np.all(np.isnan(losses[2]) & np.isnan(logsumexp[2]))
-    gradient = jax.grad(lambda hidden: f(hidden, bias[0])[0].sum())(hidden)
-    close(gradient, expected.hidden, 1e-3)
+    gradients = jax.grad(functools.partial(total, bias=bias[0]), (0, 1))(hidden, weights, labels)
+    close(gradients[0], expected.hidden, 1e-3)
+    close(gradients[1], expected.weights, 1e-3)
     several = bias[0].copy()
     several[[5, 7, 139]] = 201.0
     assert np.all(f(0.0 * hidden, several)[2] == 5)
@@ -183,13 +185,17 @@ def test_tokens_over_devices(inside):
     close(gradients[1], expected.weights)
 
 
-def programs(tokens, width, classes, dtype, argnums, **options):
-    """Returns how many kernels there are for a TPU."""
+def traced(tokens, width, classes, dtype, argnums=(0, 1), sharding=None, **options):
     f = functools.partial(total, **options)
     f = jax.value_and_grad(f, argnums) if argnums else f
     shapes = ((tokens, width), dtype), ((classes, width), dtype), ((tokens,), jnp.int32)
-    traced = jax.jit(f).trace(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
-    return traced.lower(lowering_platforms=("tpu",)).as_text().count("@tpu_custom_call")
+    return jax.jit(f).trace(*(jax.ShapeDtypeStruct(*x, sharding=sharding) for x in shapes))
+
+
+def kernels(*arguments, **options):
+    """Returns how many there are in the program for a TPU."""
+    lowered = traced(*arguments, **options).lower(lowering_platforms=("tpu",))
+    return lowered.as_text().count("@tpu_custom_call")
 
 
 @pytest.mark.usefixtures("lowered")
@@ -200,13 +206,28 @@ def programs(tokens, width, classes, dtype, argnums, **options):
 def test_lowered_for_a_tpu(size, dtype):
     _, _, _, options = problem(1, 1, size[2])
     with jax.enable_x64(dtype == jnp.float32):
-        assert programs(*size, dtype, (0, 1), **options) == 3
+        assert kernels(*size, dtype, **options) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lowered")
+@pytest.mark.parametrize("chip", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_compiled_for_a_tpu_that_is_not_there(chip, dtype, monkeypatch):
+    pytest.importorskip("libtpu", reason="the compiler for TPUs is not installed")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    device = topologies.get_topology_desc(chip, "tpu").devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    for width in (5, 1024):
+        _, _, _, options = problem(1, 1, 5000)
+        with jax.enable_x64(dtype == jnp.float32):
+            traced(300, width, 5000, dtype, sharding=sharding, **options).lower().compile()
 
 
 @pytest.mark.usefixtures("lowered")
 @pytest.mark.parametrize(("argnums", "count"), [((), 1), ((0,), 2), ((1,), 2), ((0, 1), 3)])
 def test_what_is_not_asked_for_is_not_computed(argnums, count):
-    assert programs(9, 4, 7, jnp.float32, argnums) == count
+    assert kernels(9, 4, 7, jnp.float32, argnums) == count
 
 
 def test_what_does_not_run_says_so(monkeypatch):

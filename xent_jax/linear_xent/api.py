@@ -194,7 +194,8 @@ def linear_softmax_cross_entropy_sum(
       weights_per_token: omega, floating point, of the labels' shape; 1 by default.
       bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior,
         vocabulary_axis: as in `linear_softmax_cross_entropy`.
-      implementation: "chunked", "reference" or "pallas_tpu"; by default chosen by backend and shape.
+      implementation: "chunked", "reference" or "pallas_tpu"; by default chosen by backend and
+        shape.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:

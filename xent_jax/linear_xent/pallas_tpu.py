@@ -11,8 +11,9 @@ Blocks hold whole hidden vectors, of any D that vector memory has room for. Toke
 whole blocks with zeros. The weights are not copied for that: what a block reads behind their end
 is set to zero, and no class.
 
-The kernels compile for TPU v4, v5 and v6 and agree with the reference in interpret mode, but they
-never ran on a TPU: their speed is unknown, and they are chosen by name only.
+Over several devices a kernel runs where `jax.shard_map` puts it; XLA divides none by itself. All of
+them compile for TPU v4, v5 and v6 (libtpu 0.0.48) and agree with the reference in interpret mode,
+but they never ran on a TPU: their speed is unknown, and they are chosen by name only.
 """
 
 import functools
@@ -47,7 +48,7 @@ from xent_jax.linear_xent.reference import (
 )
 from xent_jax.typing import Array
 
-LOWEST = -3e38  # a largest logit to begin with, whose difference from itself is 0
+LOWEST = -3e38  # a largest logit to begin with: unlike -inf, it can be taken from itself
 
 
 class Running(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -16,6 +17,7 @@ INTERPRET: Any = False  # as in `pl.pallas_call`: tests set it where there is no
 MEMORY = 16 * 2**20  # bytes of vector memory that every TPU has
 SIZES = ((1024, 256), (512, 256), (256, 256), (256, 128), (128, 128))  # best first
 LANES, SUBLANES = 128, 16  # the tile of bfloat16, of which blocks are multiples
+FIRST = np.int32(0)  # of one block; Mosaic compiles no index of 64 bits, as 0 is with `enable_x64`
 
 
 class Tiling(NamedTuple):
@@ -120,7 +122,7 @@ def token_spec(tiling: Tiling, width: int) -> pl.BlockSpec:
 def layer_specs(tiling: Tiling, layer: Layer) -> Any:
     axis = 1 - tiling.token_axis
     weights: Any = _rows(axis, tiling.classes, layer.weights.shape[1])
-    row = pl.BlockSpec((1, tiling.classes), lambda *step: (0, step[axis]))
+    row = pl.BlockSpec((1, tiling.classes), lambda *step: (FIRST, step[axis]))
     return Layer(weights, jax.tree.map(lambda _: row, layer.adjustment))
 
 
@@ -137,7 +139,7 @@ def like(array: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStru
 def _rows(axis: int, size: int, width: int) -> pl.BlockSpec:
     # What stays for the whole inner loop needs no second buffer, to read the next block into.
     mode = pl.Buffered(1) if axis == 0 else None
-    return pl.BlockSpec((size, width), lambda *step: (step[axis], 0), pipeline_mode=mode)
+    return pl.BlockSpec((size, width), lambda *step: (step[axis], FIRST), pipeline_mode=mode)
 
 
 def _filled(tiling: Tiling, array: Array) -> Array:
