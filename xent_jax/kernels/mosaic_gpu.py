@@ -4,9 +4,11 @@ They need tensor memory access and asynchronous matrix products, thus Hopper or 
 machine they lower for such a GPU, and JAX interprets them on the CPU, operation by operation.
 """
 
+import importlib
 from typing import Any
 
 import jax
+from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from xent_jax.typing import Array
 
@@ -18,11 +20,11 @@ def parameters() -> Any:
     """Returns what a kernel's argument `interpret` is to be."""
     if not INTERPRET:
         return False
-    try:
-        from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams
-    except ImportError:  # before JAX 0.11
-        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-    return InterpretGPUParams()
+    public = jax.__version_info__ >= (0, 11)
+    place = (
+        "experimental.pallas.mosaic_gpu" if public else "_src.pallas.mosaic_gpu.interpret.params"
+    )
+    return importlib.import_module(f"jax.{place}").InterpretGPUParams()
 
 
 def clips_copies() -> bool:
@@ -35,8 +37,6 @@ def clips_copies() -> bool:
 
 def laid_out(array: Array, layout: Any) -> Array:
     """Returns the array in such registers."""
-    from jax.experimental.pallas import mosaic_gpu as plgpu
-
     return array if INTERPRET else plgpu.layout_cast(array, layout)
 
 

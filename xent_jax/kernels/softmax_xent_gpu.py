@@ -135,14 +135,14 @@ def softmax_cross_entropy_slopes(
     Everything is computed in float32. A width that is no multiple of 512 bytes costs a copy of
     logits and slopes: have the logits made wider instead.
     """
-    classes, dtype = classes or logits.shape[1], jnp.dtype(dtype or logits.dtype)
     count, width = logits.shape
+    dtype = jnp.dtype(dtype or logits.dtype)
     padding = -width % line(logits.dtype)
     if count == 0:
         empty = jnp.zeros(0, jnp.float32)
         return jnp.zeros(logits.shape, dtype), Sums(empty, empty, empty)
     in_place = in_place and dtype == logits.dtype and jax.__version_info__ >= (0, 11)
-    run = functools.partial(_run, classes, dtype, in_place)
+    run = functools.partial(_run, classes or width, dtype, in_place)
     run = run if in_place else _over_rows(run)
     padded = jnp.pad(logits, ((0, 0), (0, padding))) if padding else logits
     slopes, sums = run(padded, labels.astype(jnp.int32), Factors(*factors))
@@ -329,7 +329,7 @@ def _first_walk(group: _Group, row: Any) -> tuple[Array, Array]:
         z = [_slab(group, slot, group.block(load), slab) for slab in range(plan.slabs)]
         here = jnp.max(functools.reduce(jnp.maximum, z), axis=1)
         larger = jnp.maximum(largest, here)
-        shift = _finite(larger)
+        shift = finite(larger)
         totals = totals * _across(jnp.exp(largest - shift), plan)
         for part in z:
             totals = totals + jnp.exp(part - _across(shift, plan))
@@ -354,7 +354,7 @@ def _met(group: _Group, row: Any, largest: Array, total: Array) -> tuple[Array, 
     warps = [(i, j) for i in range(group.plan.groups) for j in range(WARPS)]
     maxima = [scratch.maxima[turn, i, j] for i, j in warps]
     all_largest = functools.reduce(jnp.maximum, maxima)
-    shift = _finite(all_largest)
+    shift = finite(all_largest)
     totals = [
         scratch.totals[turn, i, j] * jnp.exp(maximum - shift)
         for (i, j), maximum in zip(warps, maxima, strict=True)
@@ -408,7 +408,7 @@ def _columns(plan: Plan, block: Any, slab: int) -> Array:
     return down * plan.line + along + (block * plan.slabs + slab) * WARPS * plan.line
 
 
-def _finite(largest: Array) -> Array:
+def finite(largest: Array) -> Array:
     """Returns what to subtract: 0 where every logit so far is -inf, for -inf - -inf is NaN."""
     return jnp.where(largest == -jnp.inf, 0.0, largest)
 

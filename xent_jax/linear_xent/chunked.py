@@ -57,7 +57,7 @@ def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, An
     return terms, (asked, layer, hidden, labels, where, normalizer)
 
 
-def _token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:
+def token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:
     asked, layer, hidden, labels, where, normalizer = saved
     cotangents = cotangents._replace(largest=None, argmax=None)
     cotangents = jax.tree.map(instantiated, cotangents)
@@ -65,7 +65,7 @@ def _token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> 
     return *_backward(settings, asked, layer, hidden, rows), None, None
 
 
-token_terms.defvjp(_token_terms_forward, _token_terms_backward, symbolic_zeros=True)
+token_terms.defvjp(_token_terms_forward, token_terms_backward, symbolic_zeros=True)
 
 
 def _forward(
@@ -95,9 +95,9 @@ def _backward(
         hidden = masked(hidden, where)
         z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
         d_x, d_adjustment = pull(slopes(layer, z, labels, normalizer, cotangents))
-        d_layer = layer_gradient(settings, asked_layer, hidden, d_x, d_adjustment)
+        sums = add_layer_gradient(settings, asked_layer, sums, hidden, d_x, d_adjustment)
         d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
-        return jax.tree.map(jnp.add, sums, d_layer), rounded(settings, d_hidden)
+        return sums, rounded(settings, d_hidden)
 
     start = zeros(settings, only(asked_layer, layer), like=hidden)
     d_layer, d_hidden = scan_chunks(settings.rows, chunk, start, (hidden, *rows))
@@ -149,6 +149,7 @@ def sum_and_gradients(
     asked_layer, asked_strengths, asked_hidden, asked_weights, _ = asked.tree
 
     def chunk(sums: Any, rows: Any) -> tuple[Any, Any]:
+        total, layer_sums, strengths_sums = sums
         hidden, weights, tokens = rows
         hidden = masked(hidden, tokens.where)
         z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
@@ -156,9 +157,13 @@ def sum_and_gradients(
             settings, layer, z, strengths, weights, tokens
         )
         d_x, d_adjustment = pull(dz)
-        d_layer = layer_gradient(settings, asked_layer, hidden, d_x, d_adjustment)
+        layer_sums = add_layer_gradient(
+            settings, asked_layer, layer_sums, hidden, d_x, d_adjustment
+        )
         d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
-        sums = jax.tree.map(jnp.add, sums, (value, d_layer, only(asked_strengths, d_strengths)))
+        d_strengths = only(asked_strengths, d_strengths)
+        strengths_sums = jax.tree.map(jnp.add, strengths_sums, d_strengths)
+        sums = total + value, layer_sums, strengths_sums
         return sums, (d_hidden, only(asked_weights, d_weights))
 
     summed = (jnp.zeros(()), only(asked_layer, layer), only(asked_strengths, strengths))
@@ -178,8 +183,10 @@ def _loss_and_slopes(
 ) -> tuple[Array, tuple[Array, Strengths, Array | None]]:
     """Returns the loss of a chunk, and its gradient with respect to logits, strengths, weights."""
     terms, normalizer = terms_of(settings, layer, z, tokens.labels)
-    value, (d_terms, *others) = loss_and_gradients(terms, strengths, weights, tokens)
-    return value, (slopes(layer, z, tokens.labels, normalizer, d_terms), *others)
+    value, gradients = loss_and_gradients(terms, strengths, weights, tokens)
+    d_terms, d_strengths, d_weights = gradients
+    dz = slopes(layer, z, tokens.labels, normalizer, d_terms)
+    return value, (dz, d_strengths, d_weights)
 
 
 def loss_and_gradients(
@@ -220,6 +227,46 @@ def layer_gradient(
         d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
         d_weights = product(settings, d_x, hidden, 0, 0)
     return Layer(d_weights, only(asked.adjustment, d_adjustment))
+
+
+def add_layer_gradient(
+    settings: Settings,
+    asked: Layer,
+    sums: Layer,
+    hidden: Array,
+    d_x: Array,
+    d_adjustment: Adjustment,
+) -> Layer:
+    """Returns the sums with what a chunk adds to the gradient of the layer."""
+    others = asked._replace(weights=False)
+    added = layer_gradient(settings, others, hidden, d_x, d_adjustment)
+    added = jax.tree.map(jnp.add, sums._replace(weights=None), added)
+    if asked.weights:
+        d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
+        added = added._replace(weights=_add_product(settings, sums.weights, d_x, hidden))
+    return added
+
+
+def _add_product(settings: Settings, sums: Array, d_x: Array, hidden: Array) -> Array:
+    """Returns sums (V, D) + d_x^T hidden, on CPUs so many classes at a time.
+
+    A GPU's library adds to what is there. On CPUs XLA writes the product out, as large as the
+    weights, and adds it in passes of their own, unless it fits into the caches. The transposed
+    copy is for bfloat16, which XLA multiplies in float32 where columns are summed over.
+    """
+    if settings.columns is None:
+        return sums + product(settings, d_x, hidden, 0, 0)
+    d_x = d_x.T
+
+    def add(start: Any, size: int, sums: Array) -> Array:
+        added = product(settings, jax.lax.dynamic_slice_in_dim(d_x, start, size), hidden, 1, 0)
+        added = added + jax.lax.dynamic_slice_in_dim(sums, start, size)
+        return jax.lax.dynamic_update_slice_in_dim(sums, added, start, 0)
+
+    size = min(settings.columns, len(d_x))
+    whole, rest = divmod(len(d_x), size)
+    sums = jax.lax.fori_loop(0, whole, lambda i, sums: add(i * size, size, sums), sums)
+    return add(whole * size, rest, sums) if rest else sums
 
 
 def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -> Array | None:
@@ -306,7 +353,7 @@ def first_derivative_only(function: Callable[..., Any]) -> Callable[..., Any]:
     @once.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         raise NotImplementedError(
-            "second derivatives of the chunked loss would keep all logits: pass "
+            "second derivatives of this implementation would keep all logits: pass "
             "implementation='reference', which has derivatives of every order"
         )
 

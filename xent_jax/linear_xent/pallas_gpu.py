@@ -1,14 +1,18 @@
-"""The chunked loss with its passes over the logits in a kernel, for NVIDIA GPUs from Hopper on.
+"""Cross-entropy of a linear layer with kernels of its own, for NVIDIA GPUs from Hopper on.
 
-The matrix products are the vendor's. Between them the kernel of `xent_jax.kernels.softmax_xent_gpu`
-reads a chunk's logits once, or once more from the cache, and writes their slopes, where XLA reads
-them for the maximum, for the sum and for the slopes.
+The terms of tokens are computed without logits, by `xent_jax.kernels.linear_xent_gpu`. Where there
+are gradients, the products are the vendor's and tokens go by in chunks, as in `chunked`. A sum with
+its gradients has `xent_jax.kernels.softmax_xent_gpu` read a chunk's logits once, or once more from
+the cache, and write their slopes, where XLA reads them for the maximum, the sum and the slopes. The
+way back of the terms has the normalisers, so that XLA reads and writes once as well: it is that of
+`chunked`.
 
-Bias, temperature, soft-cap and prior are passes of XLA before and after the kernel. Label smoothing
-is left to `chunked`, and so is the loss per token: its way back keeps the normalisers, so that XLA
-reads logits once and writes slopes once as well.
+What the kernels do not cover is left to `chunked`: label smoothing; and, for the terms, float32,
+the argmax, and adjusted logits (bias, temperature, soft-cap, prior). In a sum the adjustments are
+passes of XLA before and after the kernel.
 
-The kernel lowers for the GPU and is interpreted by the tests; it has not been timed on a device.
+Both kernels lower for the GPU and are interpreted by the tests; they never ran on a device, and are
+chosen by name only.
 """
 
 import functools
@@ -19,8 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xent_jax.kernels.linear_xent_gpu import linear_sums
 from xent_jax.kernels.mosaic_gpu import require_hopper
-from xent_jax.kernels.softmax_xent_gpu import Factors, line, softmax_cross_entropy_slopes
+from xent_jax.kernels.softmax_xent_gpu import (
+    Factors,
+    Sums,
+    line,
+    softmax_cross_entropy_slopes,
+)
 from xent_jax.linear_xent import chunked
 from xent_jax.linear_xent.chunked import (
     first_derivative_only,
@@ -32,10 +42,13 @@ from xent_jax.linear_xent.chunked import (
 from xent_jax.linear_xent.reference import (
     Adjustment,
     Layer,
+    Normalizer,
     Settings,
     Strengths,
     Terms,
     Tokens,
+    masked,
+    total_loss,
 )
 from xent_jax.typing import Array
 
@@ -49,7 +62,42 @@ def token_terms(
       ValueError: where there is no such GPU, or for arguments of float64.
     """
     _check(settings)
+    covered = settings.operands.itemsize == 2 and not (settings.uniform or settings.argmax)
+    if covered and _plain(layer):
+        return _token_terms(settings, layer, hidden, labels, where)
     return chunked.token_terms(settings, layer, hidden, labels, where)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_terms(
+    settings: Settings, layer: Layer, hidden: Array, labels: Array, where: Array | None
+) -> Terms:
+    return _forward(layer, hidden, labels, where)[0]
+
+
+def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, Any]:
+    asked, arrays = split_asked(arguments)
+    terms, normalizer = first_derivative_only(_forward)(*arrays)
+    return terms, (asked, *arrays, normalizer)
+
+
+_token_terms.defvjp(_token_terms_forward, chunked.token_terms_backward, symbolic_zeros=True)
+
+
+def _forward(
+    layer: Layer, hidden: Array, labels: Array, where: Array | None
+) -> tuple[Terms, Normalizer]:
+    sums = linear_sums(masked(hidden, where), layer.weights, labels)
+    return _terms(sums), Normalizer(sums.largest, 1.0 / sums.total)
+
+
+def _terms(sums: Sums) -> Terms:
+    gap = sums.largest - sums.at_label
+    return Terms(jnp.log(sums.total), gap, None, sums.largest, None)
+
+
+def _plain(layer: Layer) -> bool:
+    return all(part is None for part in layer.adjustment)
 
 
 def weighted_sum(
@@ -99,8 +147,10 @@ def _per_class(change: Callable[[Array], Array], layer: Layer) -> Layer:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _weighted_sum(settings: Settings, classes: int, *arguments: Any) -> Array:
-    layer, *others = arguments
-    return chunked.weighted_sum(settings, _per_class(lambda x: x[:classes], layer), *others)
+    layer, strengths, hidden, weights, tokens = arguments
+    layer = _per_class(lambda x: x[:classes], layer)
+    terms = token_terms(settings, layer, hidden, tokens.labels, tokens.where)
+    return total_loss(terms, strengths, weights, tokens)
 
 
 def _weighted_sum_forward(settings: Settings, classes: int, *arguments: Any) -> tuple[Array, Any]:
@@ -131,18 +181,16 @@ def _loss_and_slopes(
     """Returns the loss of a chunk, and its gradient with respect to logits, strengths, weights."""
     factors = _factors(strengths, weights, tokens)
     # Nothing comes between these slopes and the products where the logits are not adjusted.
-    plain = all(part is None for part in layer.adjustment)
     dz, sums = softmax_cross_entropy_slopes(
         z,
         tokens.labels,
         factors,
         classes=classes,
-        dtype=settings.slopes if plain else settings.dtype,
+        dtype=settings.slopes if _plain(layer) else settings.dtype,
     )
-    gap = sums.largest - sums.at_label
-    terms = Terms(jnp.log(sums.total), gap, None, sums.largest, None)
-    value, (_, *others) = loss_and_gradients(terms, strengths, weights, tokens)
-    return value, (dz.astype(settings.dtype), *others)
+    value, gradients = loss_and_gradients(_terms(sums), strengths, weights, tokens)
+    _, d_strengths, d_weights = gradients
+    return value, (dz.astype(settings.dtype), d_strengths, d_weights)
 
 
 def _factors(strengths: Strengths, weights: Array | None, tokens: Tokens) -> Factors:
