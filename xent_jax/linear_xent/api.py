@@ -93,7 +93,8 @@ def linear_softmax_cross_entropy(
       return_argmax: also return the class of the largest z, the first of several.
       implementation: "chunked" holds the logits of a few tokens at a time, "reference" all of them,
         with derivatives of every order; by default chosen by backend and shape. "pallas_tpu" keeps
-        them in a TPU's vector memory, but never yet ran on one.
+        them in a TPU's vector memory, "pallas_gpu" reads them once on a GPU from Hopper on; neither
+        yet ran on one.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:
@@ -194,8 +195,8 @@ def linear_softmax_cross_entropy_sum(
       weights_per_token: omega, floating point, of the labels' shape; 1 by default.
       bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior,
         vocabulary_axis: as in `linear_softmax_cross_entropy`.
-      implementation: "chunked", "reference" or "pallas_tpu"; by default chosen by backend and
-        shape.
+      implementation: "chunked", "reference", "pallas_gpu" or "pallas_tpu"; by default chosen by
+        backend and shape.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:

@@ -50,6 +50,7 @@ from xent_jax.linear_xent.reference import (
     masked,
     total_loss,
 )
+from xent_jax.linear_xent.varying import vary_like
 from xent_jax.typing import Array
 
 
@@ -179,7 +180,8 @@ def _loss_and_slopes(
     tokens: Tokens,
 ) -> tuple[Array, tuple[Array, Strengths, Array | None]]:
     """Returns the loss of a chunk, and its gradient with respect to logits, strengths, weights."""
-    factors = _factors(strengths, weights, tokens)
+    nothing = vary_like(jnp.zeros(len(z), z.dtype), like=z)
+    factors = _factors(nothing, strengths, weights, tokens)
     # Nothing comes between these slopes and the products where the logits are not adjusted.
     dz, sums = softmax_cross_entropy_slopes(
         z,
@@ -193,10 +195,9 @@ def _loss_and_slopes(
     return value, (dz.astype(settings.dtype), d_strengths, d_weights)
 
 
-def _factors(strengths: Strengths, weights: Array | None, tokens: Tokens) -> Factors:
+def _factors(zeros: Array, strengths: Strengths, weights: Array | None, tokens: Tokens) -> Factors:
     """Returns the derivative of a chunk's loss, which is linear in the logsumexp."""
-    zeros = jnp.zeros(tokens.labels.shape, jnp.float32)
-    nothing = Terms(zeros, zeros, None, zeros, None)
-    _, (at_zero, *_) = loss_and_gradients(nothing, strengths, weights, tokens)
+    terms = Terms(zeros, zeros, None, zeros, None)
+    _, (at_zero, *_) = loss_and_gradients(terms, strengths, weights, tokens)
     of_square = zeros if strengths.z_loss is None else 2.0 * strengths.z_loss * at_zero.label_gap
     return Factors(at_zero.label_gap, at_zero.log_total, of_square)
