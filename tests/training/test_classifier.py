@@ -18,7 +18,7 @@ TRAIN, TEST = tiny_run.dataset(40), tiny_run.dataset(10)
 
 def study() -> ConfigDict:
     config = default_study()
-    config.update(tiny_run.config(**{"dataset.validation_examples": 6}))
+    config.update(tiny_run.config(devices=0, **{"dataset.validation_examples": 6}))
     config.seeds = 2
     return config
 
@@ -41,7 +41,7 @@ def test_temperatures_are_fitted_to_the_logits_of_the_run_alone_a_batch_at_a_tim
     assert set(sizes) == {config.eval_batch_size}
     for index, member in enumerate(members):
         sets = make_sets(member.config, TRAIN, TEST)
-        run = prepare(member.config, sets)
+        run = prepare(tiny_run.on_one_device(member.config), sets)
         feed, single = make_feed(run, 0), run.runner.place_state(run.initial_state)
         for name in ("validation", "test"):
             ours = finished["logits"][name][index]

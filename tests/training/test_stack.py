@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from sklearn.datasets import load_digits
 
 from tests.training import tiny_run
-from xent_jax.data import pipeline
+from xent_jax.data import Dataset, pipeline
 from xent_jax.errors import UserError
 from xent_jax.training import default_study, expand, prepare
 from xent_jax.training.feed import make_feed
@@ -32,7 +33,7 @@ METHODS = (
 
 def study(**changes: Any) -> ConfigDict:
     config = default_study()
-    config.update(tiny_run.config(**{"dataset.validation_examples": 6}))
+    config.update(tiny_run.config(devices=0, **{"dataset.validation_examples": 6}))
     config.seeds, config.epochs, config.methods = 2, 5, METHODS
     config.corruption = ConfigDict({"name": "symmetric"})
     config.grid = ConfigDict({"corruption": {"rate": (0.0, 0.5)}})
@@ -42,13 +43,13 @@ def study(**changes: Any) -> ConfigDict:
     return config
 
 
-def alone(member: Member) -> tuple[Any, Any]:
-    """Returns a run's first and last state, trained by itself."""
-    run = prepare(member.config, make_sets(member.config, TRAIN, TEST))
+def alone(member: Member, train: Dataset = TRAIN, test: Dataset = TEST) -> tuple[Any, Any, Any]:
+    """Returns a run's first and last state, trained by itself, and what evaluates it."""
+    run = prepare(tiny_run.on_one_device(member.config), make_sets(member.config, train, test))
     feed, state = make_feed(run, 0), run.runner.place_state(run.initial_state)
     for epoch in range(member.config.epochs):
         state, _ = feed.train(state, epoch, 0, run.steps_per_epoch)
-    return run.initial_state, jax.device_get(state)
+    return run.initial_state, jax.device_get(state), feed
 
 
 def trained(stack: Any, facts: Any, shared: Any, epochs: int) -> tuple[Any, Any, np.ndarray]:
@@ -75,7 +76,7 @@ def test_a_run_in_a_stack_is_the_run_alone(devices: int, width: int):
     first, last, finite = trained(stack, stacked(assembled.facts, 32), assembled.shared, 5)
     assert finite.all()
     for index in (0, 9, 22, 31):
-        begun, ended = alone(group[index])
+        begun, ended, _ = alone(group[index])
         jax.tree.map(np.testing.assert_array_equal, row(first, index), begun)
         assert int(row(last, index).step) == 5 * assembled.trainable.steps_per_epoch == 25
         jax.tree.map(
@@ -85,12 +86,42 @@ def test_a_run_in_a_stack_is_the_run_alone(devices: int, width: int):
         )
 
 
+@pytest.mark.slow  # 32 trainings
+def test_final_accuracies_are_those_of_the_runs_alone_up_to_the_seeds_deviation():
+    digits = load_digits()
+    images, labels = (16 * digits.images[..., None]).astype(np.uint8), np.int32(digits.target)
+    names = tuple(map(str, range(10)))
+    train, test = (
+        Dataset(images[part], labels[part], labels[part], names, "digits")
+        for part in (slice(1_437), slice(1_437, None))
+    )
+    config = default_study()
+    config.seeds, config.epochs = 16, 15
+    config.optimizer = ConfigDict({"name": "sgd", "learning_rate": 0.05, "momentum": 0.9})
+    config.corruption = ConfigDict({"name": "symmetric", "rate": 0.4})
+    members = expand(config)
+    group = assemble(members, members, {"train": train, "test": test})
+    stack = make_stack(group.trainable, jax.devices()[:2], 4)
+    placed = jax.device_put(stacked(group.facts, 16), stack.by_run)
+    state = stack.init(placed)
+    for epoch in range(15):
+        state, *_ = stack.train(state, placed, group.shared, np.int32(epoch))
+    sums = jax.device_get(stack.evaluate(state, placed, group.shared))
+    stacked_up = [group.trainable.describe(row(sums, i), None) for i in range(16)]
+    ours = np.array([found["test"]["accuracy"] for found in stacked_up])
+    ends = [alone(member, train, test)[1:] for member in members]
+    hits = [jax.device_get(feed.evaluate(state, "test")).hits.sum() for state, feed in ends]
+    theirs = np.array(hits) / len(test.labels)
+    assert 0.5 < theirs.mean() < 1.0
+    assert np.abs(ours - theirs).max() <= theirs.std(ddof=1)
+
+
 def test_labels_places_and_order_are_those_of_the_run_alone():
     members = expand(study())
     assembled = assemble(members, members, SPLITS)
     for member, facts in list(zip(members, assembled.facts, strict=True))[::5]:
         sets = make_sets(member.config, TRAIN, TEST)
-        run = prepare(member.config, sets)
+        run = prepare(tiny_run.on_one_device(member.config), sets)
         own = facts.sets["train"]
         np.testing.assert_array_equal(own["label"], sets["train"].labels)
         np.testing.assert_array_equal(TRAIN.images[own["place"]], sets["train"].images)
@@ -115,7 +146,7 @@ def test_what_a_stack_reports_is_what_each_run_would_report():
     sums = jax.device_get(stack.evaluate(state, facts, group.shared))
     for index, member in enumerate(members):
         sets = make_sets(member.config, TRAIN, TEST)
-        run = prepare(member.config, sets)
+        run = prepare(tiny_run.on_one_device(member.config), sets)
         feed, single = make_feed(run, 0), run.runner.place_state(run.initial_state)
         found = group.trainable.describe(row(sums, index), None)
         for name, key in (("test", "nll"), ("validation", "accuracy")):

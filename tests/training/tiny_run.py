@@ -32,3 +32,10 @@ def config(**changes: Any) -> ConfigDict:
         section, _, name = key.rpartition(".")
         (made[section] if section else made)[name] = value
     return made
+
+
+def on_one_device(run: ConfigDict) -> ConfigDict:
+    """Returns the config of a study's run for training it by itself."""
+    alone = run.copy_and_resolve_references()
+    alone.devices = 1
+    return alone
