@@ -130,16 +130,33 @@ def lowered(function, *shapes):
     return program.as_text()
 
 
-@pytest.mark.parametrize("classes", [1, 50257, 128256])
-def test_lowers_for_a_gpu(classes):
-    for dtype, slopes in ((jnp.float32, jnp.bfloat16), (jnp.bfloat16,) * 2, (jnp.float16,) * 2):
+def check_lowers(classes, dtype, slopes):
+    def run(z, labels, *factors):
+        return softmax_cross_entropy_slopes(z, labels, Factors(*factors), dtype=slopes)
 
-        def run(z, labels, *factors, slopes=slopes):
-            return softmax_cross_entropy_slopes(z, labels, Factors(*factors), dtype=slopes)
+    row = (100,), jnp.float32
+    text = lowered(run, ((100, classes), dtype), ((100,), jnp.int32), row, row, row)
+    assert text.count("custom_call @mosaic_gpu") == 1
 
-        row = (100,), jnp.float32
-        text = lowered(run, ((100, classes), dtype), ((100,), jnp.int32), row, row, row)
-        assert text.count("custom_call @mosaic_gpu") == 1
+
+@pytest.mark.parametrize(
+    ("classes", "dtype", "slopes"),
+    [
+        (1, jnp.float16, jnp.float16),
+        (50257, jnp.float32, jnp.bfloat16),
+        (128256, jnp.bfloat16, jnp.bfloat16),
+    ],
+)
+def test_lowers_for_a_gpu(classes, dtype, slopes):
+    check_lowers(classes, dtype, slopes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slopes", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 129, 1000, 32000, 65536, 262144])
+def test_lowers_for_a_gpu_at_every_size_and_dtype(classes, dtype, slopes):
+    check_lowers(classes, dtype, slopes)
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="copies before JAX 0.11")
