@@ -22,7 +22,6 @@ from xent_jax.models.layers import compute_dtype
 from xent_jax.training import language_step as step
 from xent_jax.training.config import (
     Config,
-    Section,
     call_arguments,
     check_config,
     check_unread,
@@ -30,7 +29,7 @@ from xent_jax.training.config import (
 )
 from xent_jax.training.language_step import LanguageProgram, LanguageSums, SumOfLosses, Windows
 from xent_jax.training.mesh import placed
-from xent_jax.training.objective import make_objective
+from xent_jax.training.objective import make_objective, trainable_losses
 from xent_jax.training.optimizer import make_optimizer
 from xent_jax.training.run import devices_of, name_of
 from xent_jax.training.step import StepMetrics, TrainState
@@ -106,7 +105,7 @@ class LanguageRun(NamedTuple):
     @property
     def facts(self) -> dict[str, Any]:
         """What a record says of the data."""
-        return {"text": {"digest": self.corpus.digest, "vocabulary": self.corpus.vocabulary}}
+        return {"text_digest": self.corpus.digest, "vocabulary": self.corpus.vocabulary}
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def prepare_language_model(config: Config, corpus: Corpus) -> LanguageRun:
     )
     program = LanguageProgram(
         graphdef=nnx.split(shapes, ...)[0],
-        sum_of_losses=_make_loss("loss", config.loss, corpus.vocabulary),
+        sum_of_losses=_make_loss(config, corpus.vocabulary),
         optimizer=make_optimizer(config, steps_per_epoch),
         order_key=order_key,
         batch_size=config.batch_size,
@@ -222,11 +221,11 @@ def _try_model(config: Config, create: Callable[[jax.Array], nnx.Module]) -> Any
         raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
 
 
-def _make_loss(section: str, spec: Section, vocabulary: int) -> SumOfLosses:
-    """Returns the sum of the losses that a section names, from the last layer's input."""
-    if spec["name"] != LINEAR:
-        return _of_logits(section, spec, vocabulary)
-    arguments = call_arguments(section, spec, _LINEAR_ARGUMENTS)
+def _make_loss(config: Config, vocabulary: int) -> SumOfLosses:
+    """Returns the sum of the losses that a config names, from the last layer's input."""
+    if config.loss.name != LINEAR:
+        return _of_logits(config, vocabulary)
+    arguments = call_arguments("loss", config.loss, _LINEAR_ARGUMENTS)
     loss = partial(step.cross_entropy, **arguments)
     shape = jax.ShapeDtypeStruct
     hidden, labels = shape((2, 4), jnp.float32), shape((2,), jnp.int32)
@@ -235,18 +234,26 @@ def _make_loss(section: str, spec: Section, vocabulary: int) -> SumOfLosses:
         jax.eval_shape(partial(loss, axis=None), hidden, table, labels, where)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"config.{section}: {LINEAR!r} cannot be trained so: {reason}") from None
+        raise UserError(f"config.loss: {LINEAR!r} cannot be trained so: {reason}") from None
     return loss
 
 
-def _of_logits(section: str, spec: Section, vocabulary: int) -> SumOfLosses:
+def _of_logits(config: Config, vocabulary: int) -> SumOfLosses:
     """Returns the sum of a loss of the catalogue, for which all logits are held."""
+    name = known_name("loss", config.loss.name, (LINEAR, *trainable_losses()))
+    if config.vocabulary_devices > 1:
+        raise UserError(
+            f"config.loss: {name!r} needs all logits: set config.vocabulary_devices=1, or name "
+            f"{LINEAR}"
+        )
     shape = jax.ShapeDtypeStruct
     fed = {"logits": shape((2, vocabulary), jnp.float32), "labels": shape((2,), jnp.int32)}
     fed |= {"where": shape((2,), jnp.bool), "epoch": shape((), jnp.int32)}
-    objective = make_objective(section, spec, fed, {"num_classes": vocabulary, "axis_name": None})
+    objective = make_objective(
+        "loss", config.loss, fed, {"num_classes": vocabulary, "axis_name": None}
+    )
     if objective.state is not None:
-        raise UserError(f"config.{section}: {spec['name']!r} keeps a state, which no text has")
+        raise UserError(f"config.loss: {name!r} keeps a state, which no text has")
 
     def total(hidden: Array, table: Array, labels: Array, where: Array, axis: str | None) -> Array:
         assert axis is None
