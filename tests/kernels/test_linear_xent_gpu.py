@@ -25,13 +25,12 @@ def check(tokens, classes, depth, dtype=jnp.bfloat16, scale=1.0):
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="JAX interprets no transposed tiles")
 @pytest.mark.parametrize(
-    ("tokens", "classes", "depth", "scale"),
-    [(1, 1, 5, 1.0), (130, 300, 130, 1.0), (3, 129, 64, 100.0)],
+    ("tokens", "classes", "depth", "scale", "groups"),
+    [(1, 1, 5, 1.0, 1), (130, 300, 130, 1.0, 2), (3, 129, 64, 100.0, 1)],
 )
-def test_awkward_sizes_are_exact(monkeypatch, tokens, classes, depth, scale):
-    # One warpgroup that multiplies: the interpreter blocks a thread of the machine for each.
+def test_awkward_sizes_are_exact(monkeypatch, tokens, classes, depth, scale, groups):
     monkeypatch.setattr(mosaic_gpu, "INTERPRET", True)
-    monkeypatch.setattr(kernel, "GROUPS", 1)
+    monkeypatch.setattr(kernel, "GROUPS", groups)
     monkeypatch.setattr(kernel, "SLOTS", 2)
     monkeypatch.setattr(kernel, "PROCESSORS", 4)  # thus shares of two tiles, and of one
     check(tokens, classes, depth, scale=scale)
