@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from xent_jax.linear_xent.blocks import rows_per_chunk
+from xent_jax.linear_xent.blocks import classes_per_product, rows_per_chunk
 from xent_jax.linear_xent.distillation import Side
 from xent_jax.linear_xent.reference import Adjustment, Layer, Settings, Tokens
 from xent_jax.linear_xent.varying import varies_over
@@ -114,7 +114,8 @@ def settings_of(
     dtype = np.dtype(np.float64 if hidden.dtype == np.float64 else np.float32)
     slopes = hidden.dtype if hidden.dtype == jnp.bfloat16 else dtype
     rows = rows_per_chunk(math.prod(hidden.shape[:-1]), len(weights), dtype.itemsize)
-    return Settings(dtype, np.dtype(hidden.dtype), slopes, rows, uniform, argmax, precision)
+    operands, columns = np.dtype(hidden.dtype), classes_per_product()
+    return Settings(dtype, operands, slopes, rows, columns, uniform, argmax, precision)
 
 
 def settings_of_pair(

@@ -252,21 +252,26 @@ def _add_product(settings: Settings, sums: Array, d_x: Array, hidden: Array) -> 
 
     A GPU's library adds to what is there. On CPUs XLA writes the product out, as large as the
     weights, and adds it in passes of their own, unless it fits into the caches. The transposed
-    copy is for bfloat16, which XLA multiplies in float32 where columns are summed over.
+    copy is for bfloat16, which XLA multiplies in float32 where columns are summed over; outside
+    of a loop XLA takes it back, and then has no such product.
     """
-    if settings.columns is None:
+    size, classes = settings.columns, d_x.shape[1]
+    if size is None or classes < 2 * size:
         return sums + product(settings, d_x, hidden, 0, 0)
-    d_x = d_x.T
+    by_class, done = d_x.T, classes // size * size
 
-    def add(start: Any, size: int, sums: Array) -> Array:
-        added = product(settings, jax.lax.dynamic_slice_in_dim(d_x, start, size), hidden, 1, 0)
-        added = added + jax.lax.dynamic_slice_in_dim(sums, start, size)
-        return jax.lax.dynamic_update_slice_in_dim(sums, added, start, 0)
+    def add(block: Any, sums: Array) -> Array:
+        d_block = jax.lax.dynamic_slice_in_dim(by_class, block * size, size)
+        return _add_at(block * size, sums, product(settings, d_block, hidden, 1, 0))
 
-    size = min(settings.columns, len(d_x))
-    whole, rest = divmod(len(d_x), size)
-    sums = jax.lax.fori_loop(0, whole, lambda i, sums: add(i * size, size, sums), sums)
-    return add(whole * size, rest, sums) if rest else sums
+    sums = jax.lax.fori_loop(0, done // size, add, sums)
+    return _add_at(done, sums, product(settings, d_x[:, done:], hidden, 0, 0))
+
+
+def _add_at(start: Any, sums: Array, added: Array) -> Array:
+    """Returns the sums with so many rows of them increased."""
+    before = jax.lax.dynamic_slice_in_dim(sums, start, len(added))
+    return jax.lax.dynamic_update_slice_in_dim(sums, before + added, start, 0)
 
 
 def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -> Array | None:

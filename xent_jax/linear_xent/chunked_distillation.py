@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from xent_jax.linear_xent.chunked import (
     Asked,
+    add_layer_gradient,
     first_derivative_only,
     hidden_gradient,
     instantiated,
-    layer_gradient,
     only,
     rounded,
     scan_chunks,
@@ -98,9 +98,8 @@ def _backward(
         (z, pull_z), (a, pull_a) = map(_logits_and_pullback, settings, here)
         dz, da = _slopes(z, a, divergences, normalizers, cotangents)
         pulled = pull_z(dz), pull_a(da)
-        gradients = list(map(_side_gradient, settings, asked_sides, here, pulled))
-        sums = jax.tree.map(jnp.add, sums, [layer for layer, _ in gradients])
-        return sums, [hidden for _, hidden in gradients]
+        gradients = list(map(_side_gradients, settings, asked_sides, sums, here, pulled))
+        return [layer for layer, _ in gradients], [hidden for _, hidden in gradients]
 
     layers = [only(flags.layer, side.layer) for flags, side in zip(asked_sides, sides, strict=True)]
     start = zeros(settings[0], layers, like=student.hidden)
@@ -132,13 +131,14 @@ def _slopes(
     return cotangents[:, None] * (s - t), cotangents[:, None] * t * (r - d[:, None])
 
 
-def _side_gradient(
-    settings: Settings, asked: Side, side: Side, pulled: tuple[Array, Any]
+def _side_gradients(
+    settings: Settings, asked: Side, sums: Layer, side: Side, pulled: tuple[Array, Any]
 ) -> tuple[Layer, Any]:
+    """Returns the sums of the layer's gradient with the chunk's, and that of its hidden vectors."""
     d_x, d_adjustment = pulled
-    d_layer = layer_gradient(settings, asked.layer, side.hidden, d_x, d_adjustment)
+    sums = add_layer_gradient(settings, asked.layer, sums, side.hidden, d_x, d_adjustment)
     d_hidden = hidden_gradient(settings, bool(asked.hidden), side.layer, d_x)
-    return d_layer, rounded(settings, d_hidden)
+    return sums, rounded(settings, d_hidden)
 
 
 def _rounded_side(settings: Settings, d_layer: Layer, d_hidden: Any) -> Side:

@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     operands: np.dtype  # of hidden and weights
     slopes: np.dtype  # of the logits' gradient where it enters a product
     rows: int  # tokens per chunk
+    columns: int | None  # classes of the weights' gradient added up at a time; None: all
     uniform: bool  # is the mean over the classes wanted, for label smoothing
     argmax: bool
     precision: Any  # of the products, as in `jax.lax.dot_general`
