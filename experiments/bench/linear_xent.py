@@ -1,7 +1,8 @@
 """Linear layer and softmax cross-entropy, forward and backward, against whoever does the same.
 
 The three matrix products that are needed make 6 N D V operations, which are what is reported per
-second: whoever computes the logits twice does more than is counted.
+second: whoever computes the logits twice does more than is counted. The floor is these products
+alone, by XLA, of arrays that exist; they take their turns with the others.
 
 Temporary memory is what the compiler states beside arguments and results. Where the weights'
 gradient is narrower than float32, ours is added up over the chunks in a float32 array, 4 V D
@@ -11,6 +12,7 @@ bytes, which is told beside it.
 import contextlib
 import functools
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -23,7 +25,7 @@ from absl import flags
 
 import xent_jax as xent
 from experiments.bench import contest, programs
-from experiments.bench.size import DTYPES, ROUNDS, shapes
+from experiments.bench.size import DTYPES, ROUNDS, asked, shapes
 from xent_jax.linear_xent import arguments
 from xent_jax.linear_xent.api import IMPLEMENTATIONS
 
@@ -33,6 +35,7 @@ _ROWS = flags.DEFINE_multi_integer(
 _SHAPES = {"cpu": ["2048x512x32768", "4096x1024x65536"]}
 _LARGEST = ["4096x4096x128256"]  # of accelerators
 _ROUNDS = 5
+_PRODUCTS = "the three products alone"
 _SAMPLES = 64  # tokens and classes whose gradients are held against exact ones
 _BATCH = 256  # tokens whose exact logits exist at a time
 
@@ -56,15 +59,17 @@ def measure() -> dict[str, Any]:
 
 
 def _contest(workload: Workload, platform: str) -> contest.Figures:
+    of_jax, of_torch = asked(_jax_losses(platform), _torch_losses(platform))
     correct = exact(workload)
     with contest.processes() as start:
         ours = start()
-        contestants = [
+        contestants = [contest.enter(ours, _PRODUCTS, {}, products_program, workload)]
+        contestants += [
             contest.enter(ours, name, correct, prepare, workload, programs.jax_program, loss)
-            for name, loss in _jax_losses().items()
+            for name, loss in of_jax.items()
         ]
         contestants += programs.torch_contestants(
-            start, platform, _torch_losses(platform), correct, prepare, workload
+            start, platform, of_torch, correct, prepare, workload
         )
         figures = contest.compete(contestants, ROUNDS.value or _ROUNDS)
     useful = 6 * workload.tokens * workload.features * workload.classes
@@ -78,6 +83,27 @@ def _contest(workload: Workload, platform: str) -> contest.Figures:
 
 def _accumulator(workload: Workload) -> int:
     return 0 if workload.dtype == "float32" else 4 * workload.classes * workload.features
+
+
+def products_program(workload: Workload) -> contest.Prepared:
+    """Returns the products of which logits and gradients consist."""
+    hidden, weights, _ = arrays(workload)
+    slopes = np.random.default_rng(1).standard_normal((workload.tokens, workload.classes), "f")
+    given = [jnp.asarray(array, workload.dtype) for array in (hidden, weights, slopes)]
+
+    def products(hidden: Any, weights: Any, slopes: Any) -> tuple[Any, ...]:
+        pairs = (hidden, weights, 1, 1), (slopes, weights, 1, 0), (slopes, hidden, 0, 0)
+        return tuple(
+            jax.lax.dot_general(
+                left, right, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32
+            )
+            for left, right, i, j in pairs
+        )
+
+    began = time.perf_counter()
+    compiled = jax.jit(products).lower(*given).compile()
+    seconds = time.perf_counter() - began
+    return contest.Prepared(lambda: jax.block_until_ready(compiled(*given)), {}, seconds)
 
 
 def prepare(workload: Workload, program: Any, loss: programs.Loss) -> contest.Prepared:
@@ -132,8 +158,9 @@ def exact(workload: Workload) -> dict[str, np.ndarray]:
     return {name: sum_ / workload.tokens for name, sum_ in {"loss": loss, **gradients}.items()}
 
 
-def _jax_losses() -> dict[str, programs.Loss]:
-    ours = [name for name in IMPLEMENTATIONS if name != "reference"]
+def _jax_losses(platform: str) -> dict[str, programs.Loss]:
+    others = {"reference", *({"pallas_gpu", "pallas_tpu"} - {f"pallas_{platform}"})}
+    ours = [name for name in IMPLEMENTATIONS if name not in others]
     each = {f"ours, {name}": functools.partial(_ours, implementation=name) for name in ours}
     sums = {f"ours, {name} sum": functools.partial(_ours_sum, implementation=name) for name in ours}
     tried = {

@@ -8,7 +8,6 @@ temporary memory, which the compiler states, is counted in arrays of the logits'
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from experiments.bench.clock import Program, median_seconds
 from experiments.bench.exceptions import EXCEPTIONS
 from experiments.bench.peers import optax_peer, torch_peer
-from experiments.bench.size import CLASSES, EXAMPLES, ONLY
+from experiments.bench.size import CLASSES, EXAMPLES, asked
 from experiments.workloads import Workload, workload
 from xent_jax import losses
 from xent_jax.errors import UserError
@@ -61,12 +60,7 @@ def measure() -> Figures:
 def chosen() -> list[str]:
     """Returns the names that --only asks for, room by room; what makes a state is no loss."""
     names = [name for name in losses.__all__ if not name.startswith("init_")]
-    try:
-        names = [name for name in names if re.search(ONLY.value, name)]
-    except re.error as error:
-        raise UserError(f"--only={ONLY.value} is no regular expression: {error}") from None
-    if not names:
-        raise UserError(f"--only={ONLY.value} matches no loss")
+    (names,) = asked(dict.fromkeys(names))
     return sorted(names, key=lambda name: (_room(name), name))
 
 

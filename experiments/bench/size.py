@@ -1,6 +1,8 @@
 """How large that is what a bench measures; what is not given is the bench's own choice."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -13,7 +15,9 @@ EXAMPLES = flags.DEFINE_integer(
     lower_bound=1,
 )
 CLASSES = flags.DEFINE_integer("classes", 1000, "Classes of a loss.", lower_bound=4)
-ONLY = flags.DEFINE_string("only", "", "Measure the losses whose names match this expression.")
+ONLY = flags.DEFINE_string(
+    "only", "", "Measure the losses or contestants whose names match this expression."
+)
 RUNS = flags.DEFINE_multi_integer(
     "runs", [1, 8, 32], "Runs of a stack (sweep, convolution); may be repeated.", lower_bound=1
 )
@@ -35,6 +39,23 @@ DTYPES = flags.DEFINE_multi_enum(
     ["float32", "bfloat16", "float16"],
     "What is computed with (linear_xent, softmax_xent); may be repeated.",
 )
+
+
+def asked(*groups: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns, of each group, what has a name that matches --only.
+
+    Raises:
+      UserError: --only is no regular expression, or no name matches.
+    """
+    try:
+        chosen = [{k: v for k, v in group.items() if re.search(ONLY.value, k)} for group in groups]
+    except re.error as error:
+        raise UserError(f"--only={ONLY.value} is no regular expression: {error}") from None
+    if not any(chosen):
+        names = [name for group in groups for name in group]
+        some = ", ".join(names[:4])
+        raise UserError(f"--only={ONLY.value} matches none of {len(names)} names, as {some}")
+    return chosen
 
 
 def shapes(axes: int, default: Sequence[str]) -> list[tuple[int, ...]]:

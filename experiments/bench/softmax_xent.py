@@ -15,7 +15,7 @@ import optax
 
 import xent_jax as xent
 from experiments.bench import contest, programs
-from experiments.bench.size import DTYPES, ROUNDS, shapes
+from experiments.bench.size import DTYPES, ROUNDS, asked, shapes
 
 _SHAPES = {"cpu": ["8192x1000", "4096x32768"]}
 _LARGEST = ["65536x1000", "16384x32768", "8192x128256", "4096x262144"]  # of accelerators
@@ -41,16 +41,17 @@ def measure() -> dict[str, Any]:
 
 
 def _contest(workload: Workload, platform: str) -> contest.Figures:
+    of_jax, of_torch = asked(_JAX_LOSSES, _torch_losses(platform))
     correct = exact(workload)
     with contest.processes() as start:
         ours = start()
         contestants = [contest.enter(ours, _COPY, {}, copy_program, workload)]
         contestants += [
             contest.enter(ours, name, correct, prepare, workload, programs.jax_program, loss)
-            for name, loss in {"optax": _optax, "jnp": _jnp, "ours": _ours}.items()
+            for name, loss in of_jax.items()
         ]
         contestants += programs.torch_contestants(
-            start, platform, _torch_losses(platform), correct, prepare, workload
+            start, platform, of_torch, correct, prepare, workload
         )
         figures = contest.compete(contestants, ROUNDS.value or _ROUNDS)
     for of_one in figures.values():
@@ -123,6 +124,9 @@ def _jnp(logits: Any, labels: Any) -> Any:
 
 def _ours(logits: Any, labels: Any) -> Any:
     return xent.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+_JAX_LOSSES = {"optax": _optax, "jnp": _jnp, "ours": _ours}
 
 
 def _torch_losses(platform: str) -> dict[str, tuple[Any, programs.Loss]]:

@@ -39,7 +39,7 @@ def test_every_loss_is_compared_with_the_plain_cross_entropy_and_its_peers(ask, 
 
 def test_a_choice_that_matches_nothing_is_told(ask):
     ask("softmaxx")
-    with pytest.raises(UserError, match="matches no loss"):
+    with pytest.raises(UserError, match="matches none of 1"):
         losses.chosen()
     ask("(")
     with pytest.raises(UserError, match="no regular expression"):

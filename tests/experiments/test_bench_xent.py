@@ -19,7 +19,7 @@ def tiny():
     """Makes all that the flags say as small as can be."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["bench"])
-    with flagsaver.flagsaver(rounds=1, dtype=["float32"], shape=[], rows=[]):
+    with flagsaver.flagsaver(rounds=1, only="", dtype=["float32"], shape=[], rows=[]):
         yield
 
 
@@ -34,7 +34,7 @@ def test_everyone_takes_turns_and_is_right(capsys):
     with flagsaver.flagsaver(shape=["70x5"]):
         softmax = softmax_xent.measure()["70x5 float32"]
     ours = {"ours, chunked", "ours, chunked sum", "ours, chunked sum, 32 rows"}
-    assert {"optax", "jnp"} | ours <= set(linear)
+    assert {"the three products alone", "optax", "jnp"} | ours <= set(linear)
     assert {"copy", "optax", "jnp", "ours"} <= set(softmax)
     assert any("PyTorch" in name for name in softmax) == eager.INSTALLED
     here = [f for f in [*linear.values(), *softmax.values()] if "failed" not in f]
@@ -105,6 +105,15 @@ def test_a_shape_of_another_kind_is_told():
     for wrong in ("8x", "8xa", "0x3"):
         with flagsaver.flagsaver(shape=[wrong]), pytest.raises(UserError, match="sizes above 0"):
             size.shapes(2, [])
+
+
+def test_contestants_are_chosen_by_name():
+    groups = {"optax": 1, "jnp": 2}, {"PyTorch": 3}
+    for only, expected in [("", [*groups]), ("^o|Py", [{"optax": 1}, {"PyTorch": 3}])]:
+        with flagsaver.flagsaver(only=only):
+            assert size.asked(*groups) == expected
+    with flagsaver.flagsaver(only="x$y"), pytest.raises(UserError, match="none of 3 names, as op"):
+        size.asked(*groups)
 
 
 def test_a_busy_machine_is_told(monkeypatch, capsys):
