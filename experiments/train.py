@@ -16,6 +16,7 @@ from experiments import entry
 from xent_jax import models, training
 from xent_jax.errors import UserError
 from xent_jax.reporting import summary
+from xent_jax.training.config import known_name
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/CONFIG'S NAME).")
@@ -47,6 +48,8 @@ def prepare(config: training.Config) -> Mapping[str, training.Run | training.Lan
     """Returns the run of each config of `configs_of`, by its folder."""
     configs = configs_of(config)
     place = {"data_dir": _DATA_DIR.value, "raw_dir": _RAW_DIR.value}
+    # Here, as a misspelt language model would be taken for one that its text is unknown to.
+    known_name("model", config.model.name, (*models.NAMES, *models.LANGUAGE_MODELS))
     if config.model.name in models.LANGUAGE_MODELS:
         corpus = training.load_corpus(config, **place)
         return {

@@ -67,10 +67,11 @@ def init_state(
 
 def state_specs(state: Any) -> Any:
     """Returns how each array is split: the embedding and its moments by rows, the others not."""
-    split = P(VOCABULARY, None)
 
-    def spec(path: Any, _: Any) -> P:
-        return split if getattr(path[-1], "key", None) == "embedding" else P()
+    def spec(path: Any, x: Any) -> P:
+        # Some optimisers keep one number for a whole table.
+        by_rows = getattr(path[-1], "key", None) == "embedding" and jnp.ndim(x) == 2
+        return P(VOCABULARY, None) if by_rows else P()
 
     return jax.tree_util.tree_map_with_path(spec, state)
 
