@@ -20,7 +20,7 @@ def median_seconds(programs: Sequence[Program]) -> list[float]:
     another. On a CPU the seconds are those of all its cores together: unlike the clock on the
     wall, they hold where other work is running, and parallel loops gain nothing by them.
     """
-    with kept_memory():
+    with _kept_memory():
         rounds, began = [], time.perf_counter()
         while len(rounds) < _ROUNDS:
             rounds.append([_seconds(program) for program in programs])
@@ -31,7 +31,7 @@ def median_seconds(programs: Sequence[Program]) -> list[float]:
 
 
 @contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
+def _kept_memory() -> Iterator[None]:
     """Lets the process keep the memory it frees, as the allocator of an accelerator does.
 
     Otherwise glibc gives arrays above 32 MiB back at once, and what is timed is the operating

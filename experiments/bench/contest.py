@@ -2,6 +2,10 @@
 
 What is compared is made and compiled first, and its results are held against exact ones before it
 is timed. A contestant that cannot be made here, or fails, is named with the reason.
+
+The allocator is the system's own: on Linux arrays above 32 MiB are given back at once, and cleared
+pages taken anew by each run, which costs those most that hold large temporary arrays. The pages
+are large, and it costs little, with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment.
 """
 
 import contextlib
@@ -16,14 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.bench.clock import kept_memory
-
 Program = Callable[[], Any]
 _TURN = 0.25  # seconds, in which a short program runs several times
 _BUSY = 0.5  # processes that run already, on average of the last minute
 Figures = dict[str, dict[str, Any]]
 _programs: dict[str, Program] = {}  # of a contestant's process
-_lasting = contextlib.ExitStack()  # for as long as that process
 
 
 class Prepared(NamedTuple):
@@ -60,7 +61,6 @@ def processes() -> Iterator[Callable[..., ProcessPoolExecutor]]:
 def _begin(begin: Callable[..., None] | None = None, *given: Any) -> None:
     # An accelerator's memory is shared by all contestants.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    _lasting.enter_context(kept_memory())
     if begin is not None:
         begin(*given)
 
