@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from xent_jax.losses import narrow
 from xent_jax.losses.contract import (
     Examples,
     example_mask,
@@ -96,16 +97,25 @@ def softmax_cross_entropy_with_integer_labels(
       >>> print(xent.softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1])))
       [0.2395 2.2395]
     """
+    plain = logit_softcap is None and _is_zero(label_smoothing) and _is_zero(z_loss)
     examples = prepare(
-        logits, labels, where=where, axis=axis, class_mask=class_mask, ignore_label=ignore_label
+        logits,
+        labels,
+        where=where,
+        axis=axis,
+        class_mask=class_mask,
+        ignore_label=ignore_label,
+        narrow=plain,
     )
     z, y = _soft_capped(examples.logits, logit_softcap), examples.labels
-    if _is_zero(label_smoothing):
+    if narrow.is_narrow(z):
+        loss = -narrow.label_log_probability(z, y)
+    elif _is_zero(label_smoothing):
         loss = -label_log_probability(z, y)
     else:
         loss = smoothed_cross_entropy(z, y, _smoothing(label_smoothing, z))
     if class_weights is not None:
-        loss = loss * _weights(class_weights, z)[y]
+        loss = loss * _weights(class_weights, z.shape[-1], loss.dtype)[y]
     return examples.finish(_with_z_loss(loss, z, z_loss))
 
 
@@ -173,7 +183,7 @@ def softmax_cross_entropy(
     examples = prepare_targets(logits, labels, where=where, axis=axis, class_mask=class_mask)
     z, targets = _soft_capped(examples.logits, logit_softcap), examples.labels
     if class_weights is not None:
-        targets = targets * jnp.broadcast_to(_weights(class_weights, z), z.shape)
+        targets = targets * jnp.broadcast_to(_weights(class_weights, z.shape[-1], z.dtype), z.shape)
     if not _is_zero(label_smoothing):
         smoothing = _smoothing(label_smoothing, z)
         mass = jnp.sum(targets, axis=-1, keepdims=True)
@@ -207,12 +217,10 @@ def _with_z_loss(loss: Array, logits: Array, strength: Scalar) -> Array:
     return loss + strength * log_normalizer(logits) ** 2
 
 
-def _weights(class_weights: Array, logits: Array) -> Array:
-    class_weights = floating("class_weights", class_weights).astype(logits.dtype)
-    if class_weights.shape != logits.shape[-1:]:
-        raise ValueError(
-            f"class_weights must have shape {logits.shape[-1:]}, got {class_weights.shape}"
-        )
+def _weights(class_weights: Array, classes: int, dtype: np.dtype) -> Array:
+    class_weights = floating("class_weights", class_weights).astype(dtype)
+    if class_weights.shape != (classes,):
+        raise ValueError(f"class_weights must have shape ({classes},), got {class_weights.shape}")
     return class_weights
 
 

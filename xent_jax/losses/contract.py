@@ -25,7 +25,7 @@ ROUNDING = 1e-3  # by which an average of labels 0 and 1 may leave [0, 1]
 class Examples(NamedTuple):
     """Logits and labels that a formula can be applied to, and what its result still needs."""
 
-    logits: Array  # (..., K), in at least float32; 0 where the example is masked
+    logits: Array  # (..., K), in at least float32 unless narrow; 0 where the example is masked
     labels: Array  # (...) inside [0, K), or targets (..., K); 0 where masked or outside
     valid: Array | None  # (...), False where an unmasked example's label is outside [0, K)
     where: Array | None  # (...), the examples that count
@@ -72,15 +72,18 @@ def prepare(
     class_mask: Array | None = None,
     ignore_label: int | None = None,
     name: str = "logits",
+    narrow: bool = False,
 ) -> Examples:
     """Returns checked examples with the classes on the last axis.
+
+    With `narrow` half precision is kept, for a formula that converts it itself.
 
     Raises:
       TypeError: logits that are not floating point, labels that are not integers, a mask that is
         not boolean.
       ValueError: shapes that do not fit.
     """
-    logits = classes_last(name, logits, axis)
+    logits = classes_last(name, logits, axis, narrow=narrow)
     labels, where = _integer_labels(labels, logits, name), example_mask(where, logits)
     if ignore_label is not None:
         counted = labels != ignore_label
@@ -163,9 +166,9 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return _clamped(*primals), tangents[0]
 
 
-def classes_last(name: str, array: Array, axis: int) -> Array:
+def classes_last(name: str, array: Array, axis: int, *, narrow: bool = False) -> Array:
     """Returns the array in the dtype it is computed in, with its class axis moved to the end."""
-    array = floating(name, array)
+    array = floating(name, array, narrow=narrow)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"{name} of shape {array.shape} have no axis {axis} for the classes")
     array = jnp.moveaxis(array, axis, -1)
@@ -174,12 +177,15 @@ def classes_last(name: str, array: Array, axis: int) -> Array:
     return array
 
 
-def floating(name: str, array: Array) -> Array:
-    """Returns the array in float32, or in float64 where it already is; integers are an error."""
+def floating(name: str, array: Array, *, narrow: bool = False) -> Array:
+    """Returns the array in float32, or in float64 where it already is; integers are an error.
+
+    With `narrow` an array of half precision stays as it is.
+    """
     array = jnp.asarray(array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got {array.dtype}")
-    return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+    return array.astype(jnp.float32) if array.dtype.itemsize < 4 and not narrow else array
 
 
 def example_mask(

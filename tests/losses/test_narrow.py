@@ -1,0 +1,91 @@
+"""Logits of half precision: the numbers of float32, a few rows of it at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xent_jax as xent
+from xent_jax.losses import narrow
+
+DTYPES = (jnp.bfloat16, jnp.float16)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of five classes at a time."""
+    monkeypatch.setattr(narrow, "BLOCK", 15)
+
+
+def given(dtype, shape=(10, 5)):
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(3.0 * random.standard_normal(shape), dtype)
+    return logits, jnp.asarray(random.integers(0, shape[-1], shape[:-1]), jnp.int32)
+
+
+def mean(logits, labels, **options):
+    return jnp.sum(xent.softmax_cross_entropy_with_integer_labels(logits, labels, **options)) / 7.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(10, 5), (2, 3, 5), (5,), (1, 17)])
+def test_losses_and_gradients_are_those_of_float32(dtype, shape):
+    logits, labels = given(dtype, shape)
+    logits = logits.at[..., 1].set(-jnp.inf)
+    both = jax.jit(jax.value_and_grad(mean))
+    loss, gradient = both(logits, labels)
+    expected, wide = both(logits.astype(jnp.float32), labels)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient, wide.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masks_weights_and_labels_outside(dtype):
+    logits, labels = given(dtype)
+    logits, labels = logits.at[0].set(jnp.nan), labels.at[0].set(77).at[1].set(5)
+    where, weights = jnp.arange(10) != 0, jnp.linspace(0.7, 1.3, 5)
+
+    def losses(logits):
+        return xent.softmax_cross_entropy_with_integer_labels(
+            logits, labels, where=where, class_weights=weights
+        )
+
+    values, pull = jax.vjp(losses, logits)
+    expected = losses(logits.astype(jnp.float32))
+    assert values[0] == 0.0
+    assert jnp.isnan(values[1])
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    (gradient,) = pull(jnp.ones(10))
+    assert not gradient[0].any()
+    assert jnp.isnan(gradient[1]).all()
+    assert jnp.isfinite(gradient[2:]).all()
+
+
+def test_forward_and_second_derivatives_and_vmap():
+    logits, labels = given(jnp.bfloat16, (4, 5))
+    wide = logits.astype(jnp.float32)
+    direction = given(jnp.bfloat16, (4, 5))[0][::-1]
+    _, dot = jax.jvp(lambda z: mean(z, labels), (logits,), (direction,))
+    _, expected = jax.jvp(lambda z: mean(z, labels), (wide,), (direction.astype(jnp.float32),))
+    np.testing.assert_allclose(dot, expected, rtol=1e-5)
+
+    def slope(z):
+        # In float32 from here on, for the gradient itself is rounded to half precision.
+        return jax.jvp(lambda z: mean(z, labels), (z,), (direction.astype(z.dtype),))[1]
+
+    curve = jax.grad(slope)(logits)
+    np.testing.assert_allclose(
+        curve.astype(jnp.float32), jax.grad(slope)(wide), rtol=1e-2, atol=1e-4
+    )
+    stacked = jnp.stack([logits, logits[::-1]])
+    mapped = jax.vmap(jax.grad(mean), in_axes=(0, None))(stacked, labels)
+    np.testing.assert_array_equal(mapped[1], jax.grad(mean)(stacked[1], labels))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for CPUs")
+def test_no_array_of_the_logits_size_is_kept(monkeypatch):
+    monkeypatch.setattr(narrow, "BLOCK", 64 * 512)
+    logits, labels = given(jnp.bfloat16, (2048, 512))
+    compiled = jax.jit(jax.grad(mean)).lower(logits, labels).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.25 * 2048 * 512 * 2
