@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import xent_jax as xent
@@ -103,6 +104,21 @@ def test_weights_kept_in_parts_and_gathered(form, inside):
         HIDDEN, padded, LABELS
     )
     check(value, (gradients[0], gradients[1][:11]))
+
+
+@both
+def test_under_jit_each_device_computes_its_own_tokens(form, monkeypatch):
+    monkeypatch.setattr(blocks, "FEWEST", 32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    own, shared = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    hidden = jax.ShapeDtypeStruct((256, 4), jnp.float32, sharding=own)  # eight chunks of 32
+    weights = jax.ShapeDtypeStruct((11, 4), jnp.float32, sharding=shared)
+    labels = jax.ShapeDtypeStruct((256,), jnp.int32, sharding=own)
+    run = jax.jit(jax.value_and_grad(functools.partial(total, form), (0, 1)))
+    text = run.lower(hidden, weights, labels).compile().as_text()
+    assert "all-gather(" not in text
+    products = set(re.findall(r"= f32\[([\d,]+)\]\S* dot\(", text))
+    assert products == {"4,11", "4,4", "11,4"}  # of 4 tokens: logits, and both gradients
 
 
 @both

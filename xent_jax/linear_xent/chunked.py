@@ -285,23 +285,42 @@ def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -
 def scan_chunks(
     rows: int, chunk: Callable[[Any, Any], tuple[Any, Any]], start: Any, arrays: Any
 ) -> tuple[Any, Any]:
-    """Returns `jax.lax.scan` over so many rows at a time of arrays (N, ...).
+    """Returns what a scan over so many rows at a time of arrays (N, ...) returns.
 
-    What comes out row by row still has the rows that fill the last chunk. Where it goes in again
-    as it is, they are what they were: only the cotangents of such rows are zeros.
+    A chunk is every n-th row, so that under `jax.jit` each of the devices that divide the rows has
+    its part of every chunk. Rows are read and written where they are, for a transposed copy of the
+    hidden vectors would be as large as they.
+
+    What comes out row by row still has the rows that fill the chunks. Where it goes in again as it
+    is, they are what they were: only the cotangents of such rows are zeros.
     """
-    chunks = -(-len(jax.tree.leaves(arrays)[0]) // rows)
+    leaves = jax.tree.leaves(arrays)
+    chunks = max(1, -(-len(leaves[0]) // rows))
+    rows = -(-len(leaves[0]) // chunks)  # 0 where there are no tokens
 
     def split(array: Array) -> Array:
         if padding := chunks * rows - len(array):
             array = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
-        return array.reshape(chunks, rows, *array.shape[1:])
+        return array.reshape(rows, chunks, *array.shape[1:])
 
-    def join(array: Array) -> Array:
-        return array.reshape(chunks * rows, *array.shape[2:])
+    def at(i: Any) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 1, keepdims=False), parts)
 
-    sums, each = jax.lax.scan(chunk, start, jax.tree.map(split, arrays))
-    return sums, jax.tree.map(join, each)
+    def step(carry: Any, i: Array) -> tuple[Any, None]:
+        sums, filled = carry
+        sums, each = chunk(sums, at(i))
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
+        return (sums, jax.tree.map(put, filled, each)), None
+
+    def empty(row: Any) -> Array:
+        filled = jnp.zeros((rows, chunks, *row.shape[1:]), row.dtype)
+        return vary_like(filled, like=leaves[0])
+
+    parts = jax.tree.map(split, arrays)
+    _, each = jax.eval_shape(lambda: chunk(start, at(0)))
+    start = start, jax.tree.map(empty, each)
+    (sums, each), _ = jax.lax.scan(step, start, jnp.arange(chunks))
+    return sums, jax.tree.map(lambda x: x.reshape(chunks * rows, *x.shape[2:]), each)
 
 
 def unpadded(tree: Any, like: Array) -> Any:
