@@ -4,14 +4,18 @@ The benches are train, sweep, convolution, losses, rules, linear_xent and softma
 """
 
 import datetime
+import importlib.metadata
 import json
+import os
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from experiments import entry
 from experiments.bench import (
     convolution,
+    eager,
     linear_xent,
     losses,
     rules,
@@ -44,11 +48,19 @@ def main(argv: Sequence[str]) -> None:
     figures = _BENCHES[name]()
     if _OUTPUT.value:
         line = {"bench": name, "date": datetime.date.today().isoformat(), "figures": figures}
-        line |= {"environment": records.describe_environment()}
+        line |= {"environment": _environment()}
         with open(_OUTPUT.value, "a") as file:
             file.write(json.dumps(line) + "\n")
     if name == "losses":
         losses.judge(figures)
+
+
+def _environment() -> dict[str, Any]:
+    """Returns what the figures may depend on, a peer's version included."""
+    found = records.describe_environment()
+    peer = {"torch": importlib.metadata.version("torch")} if eager.INSTALLED else {}
+    tunables = {"glibc_tunables": os.environ.get("GLIBC_TUNABLES", "")}
+    return found | tunables | {"versions": found["versions"] | peer}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ are large, and it costs little, with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in th
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from experiments.bench.size import DTYPES, shapes
 
 Program = Callable[[], Any]
 _TURN = 0.25  # seconds, in which a short program runs several times
@@ -123,6 +126,27 @@ def _milliseconds(times: Sequence[tuple[float, float]]) -> dict[str, float]:
         "minimum_ms": 1e3 * min(wall),
         "processor_ms": 1e3 * statistics.median(processor),
     }
+
+
+def measure(
+    axes: int, choice: Mapping[str, Sequence[str]], contest: Callable[..., Figures]
+) -> dict[str, Any]:
+    """Prints and returns every contestant's figures, by shape and dtype.
+
+    Args:
+      axes: sizes that a shape has.
+      choice: the shapes to take if none are asked for, by platform, or for "others".
+      contest: (shape, dtype, platform) -> the contestants' figures.
+    """
+    figures: dict[str, Any] = {"load_before": load()}
+    here = platform()
+    for shape, dtype in itertools.product(
+        shapes(axes, choice.get(here, choice["others"])), DTYPES.value
+    ):
+        title = f"{'x'.join(map(str, shape))} {dtype}"
+        print(f"\n{title} on {here}", flush=True)
+        figures[title] = contest(shape, dtype, here)
+    return figures
 
 
 def platform() -> str:

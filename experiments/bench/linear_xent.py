@@ -11,7 +11,6 @@ bytes, which is told beside it.
 
 import contextlib
 import functools
-import itertools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -25,15 +24,17 @@ from absl import flags
 
 import xent_jax as xent
 from experiments.bench import contest, programs
-from experiments.bench.size import DTYPES, ROUNDS, asked, shapes
+from experiments.bench.size import ROUNDS, asked
 from xent_jax.linear_xent import arguments
 from xent_jax.linear_xent.api import IMPLEMENTATIONS
 
 _ROWS = flags.DEFINE_multi_integer(
     "rows", [], "Tokens per chunk to try beside our own choice (linear_xent); may be repeated.", 1
 )
-_SHAPES = {"cpu": ["2048x512x32768", "4096x1024x65536"]}
-_LARGEST = ["4096x4096x128256"]  # of accelerators
+_SHAPES = {
+    "cpu": ["2048x512x32768", "4096x1024x65536"],
+    "others": ["4096x4096x128256"],
+}
 _ROUNDS = 5
 _PRODUCTS = "the three products alone"
 _SAMPLES = 64  # tokens and classes whose gradients are held against exact ones
@@ -49,16 +50,12 @@ class Workload(NamedTuple):
 
 def measure() -> dict[str, Any]:
     """Prints and returns every contestant's figures, by shape and dtype."""
-    figures: dict[str, Any] = {"load_before": contest.load()}
-    platform = contest.platform()
-    for shape, dtype in itertools.product(shapes(3, _SHAPES.get(platform, _LARGEST)), DTYPES.value):
-        title = f"{'x'.join(map(str, shape))} {dtype}"
-        print(f"\n{title} on {platform}", flush=True)
-        figures[title] = _contest(Workload(shape[0], shape[1], shape[2], dtype), platform)
-    return figures
+    return contest.measure(3, _SHAPES, _contest)
 
 
-def _contest(workload: Workload, platform: str) -> contest.Figures:
+def _contest(shape: tuple[int, ...], dtype: str, platform: str) -> contest.Figures:
+    tokens, features, classes = shape
+    workload = Workload(tokens, features, classes, dtype)
     of_jax, of_torch = asked(_jax_losses(platform), _torch_losses(platform))
     correct = exact(workload)
     with contest.processes() as start:

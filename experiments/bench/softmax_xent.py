@@ -5,7 +5,6 @@ the others, and each one's share of its speed is reported.
 """
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +14,12 @@ import optax
 
 import xent_jax as xent
 from experiments.bench import contest, programs
-from experiments.bench.size import DTYPES, ROUNDS, asked, shapes
+from experiments.bench.size import ROUNDS, asked
 
-_SHAPES = {"cpu": ["8192x1000", "4096x32768"]}
-_LARGEST = ["65536x1000", "16384x32768", "8192x128256", "4096x262144"]  # of accelerators
+_SHAPES = {
+    "cpu": ["8192x1000", "4096x32768"],
+    "others": ["65536x1000", "16384x32768", "8192x128256", "4096x262144"],
+}
 _ROUNDS = 5
 _COPY = "copy"
 
@@ -31,16 +32,12 @@ class Workload(NamedTuple):
 
 def measure() -> dict[str, Any]:
     """Prints and returns every contestant's figures, by shape and dtype."""
-    figures: dict[str, Any] = {"load_before": contest.load()}
-    platform = contest.platform()
-    for shape, dtype in itertools.product(shapes(2, _SHAPES.get(platform, _LARGEST)), DTYPES.value):
-        title = f"{'x'.join(map(str, shape))} {dtype}"
-        print(f"\n{title} on {platform}", flush=True)
-        figures[title] = _contest(Workload(shape[0], shape[1], dtype), platform)
-    return figures
+    return contest.measure(2, _SHAPES, _contest)
 
 
-def _contest(workload: Workload, platform: str) -> contest.Figures:
+def _contest(shape: tuple[int, ...], dtype: str, platform: str) -> contest.Figures:
+    examples, classes = shape
+    workload = Workload(examples, classes, dtype)
     of_jax, of_torch = asked(_JAX_LOSSES, _torch_losses(platform))
     correct = exact(workload)
     with contest.processes() as start:
