@@ -14,6 +14,7 @@ from tests.linear_xent.test_api import close, each
 from xent_jax.linear_xent import blocks
 
 distil = xent.linear_distillation
+KEPT = np.array([0, 2, 4])
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +109,15 @@ def test_classes_that_cannot_occur(implementation):
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
     value, _ = run(student, weights, teacher, teacher_weights, bias[::-1])
     assert value == np.inf
+    underflow = np.where(np.isinf(bias[::-1]) & [[False], [True]], np.float32(-1e9), bias[::-1])
+    underflow[1, 3] = -1e9  # for the student it cannot occur, and for the teacher all but so
+    value, gradients = run(student, weights, teacher, teacher_weights, underflow)
+    s, t = (
+        np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+        for x in (student @ weights[KEPT].T / 2.0, teacher @ teacher_weights[KEPT].T / 2.0)
+    )
+    close(value, 4.0 * np.sum(t * np.log(t / s)))
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
 
 
 def test_near_agreement_keeps_its_digits():

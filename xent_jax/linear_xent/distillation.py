@@ -46,7 +46,7 @@ def divergence_of(z: Array, a: Array) -> tuple[Array, tuple[Normalizer, Normaliz
     of_student, of_teacher = normalizer(z), normalizer(a)
     s, t = probabilities(z, of_student), probabilities(a, of_teacher)
     r = log_ratio(z, a, of_student, of_teacher)
-    near = r > -1.0
+    near = (r > -1.0) & (t > 0.0)  # r may be inf where t underflows to 0
     close = jnp.where(near, r, 0.0)
     far = jnp.where(near | (t == 0.0), 0.0, r)
     terms = jnp.where(near, t * (close + jnp.expm1(-close)), s + t * (far - 1.0))
