@@ -264,3 +264,16 @@ def test_weights_that_are_not_divided_and_labels_that_are_say_so():
         total("per token", HIDDEN, WEIGHTS, LABELS, vocabulary_axis="vocabulary")
     with pytest.raises(ValueError, match="labels must be the same on all devices"):
         run((ROWS, ROWS, ROWS))
+
+
+@pytest.mark.parametrize("name", ["where", "weights_per_token"])
+def test_what_is_given_per_token_and_divided_along_the_classes_says_so(name):
+    values = WHERE if name == "where" else np.float32(WHERE)
+
+    def run(hidden, weights, labels, values):
+        options = {"vocabulary_axis": "vocabulary", name: values}
+        return xent.linear_softmax_cross_entropy_sum(hidden, weights, labels, **options)[0]
+
+    run = over((1, 8), run, (P(), ROWS, P(), ROWS), P())
+    with pytest.raises(ValueError, match=f"^{name} must be the same on all devices .*{name}, or"):
+        jax.eval_shape(run, HIDDEN, padded(WEIGHTS), LABELS, values)

@@ -48,7 +48,8 @@ def prepare(
         the weights are not divided.
     """
     hidden, weights = operands("hidden", hidden, "weights", weights)
-    axes = axes_of(vocabulary_axis, weights, labels)
+    axes = axes_of(vocabulary_axis, weights)
+    same_on_all_devices(axes, labels=labels, where=where)
     shape = hidden.shape[:-1]
     settings = settings_of(hidden, weights, uniform, argmax, precision)
     classes = len(weights) * (jax.lax.axis_size(axes) if axes else 1)
@@ -82,9 +83,7 @@ def operands(
     return hidden.astype(dtype), weights.astype(dtype)
 
 
-def axes_of(
-    vocabulary_axis: str | tuple[str, ...] | None, weights: Array, labels: Array
-) -> tuple[str, ...]:
+def axes_of(vocabulary_axis: str | tuple[str, ...] | None, weights: Array) -> tuple[str, ...]:
     """Returns the axes of the mesh over which the classes are divided, checked to be that."""
     if vocabulary_axis is None:
         return ()
@@ -95,12 +94,18 @@ def axes_of(
             f"call it inside jax.shard_map, with in_specs of P({vocabulary_axis!r}) for the "
             "weights, and check_vma as it is by default"
         )
-    if not varies_over(jnp.asarray(labels)).isdisjoint(axes):
-        raise ValueError(
-            f"labels must be the same on all devices of vocabulary_axis={vocabulary_axis!r}: leave "
-            "it out of their in_specs, or gather them by jax.lax.all_gather(..., to='invarying')"
-        )
     return axes
+
+
+def same_on_all_devices(axes: tuple[str, ...], **per_token: Array | None) -> None:
+    """Raises a ValueError where one of the arrays is divided over the axes of the classes."""
+    for name, array in per_token.items():
+        if array is not None and not varies_over(jnp.asarray(array)).isdisjoint(axes):
+            raise ValueError(
+                f"{name} must be the same on all devices of vocabulary_axis={axes!r}: leave the "
+                f"axis out of the in_specs of {name}, or gather the array by "
+                "jax.lax.all_gather(..., to='invarying')"
+            )
 
 
 def settings_of(
@@ -229,6 +234,7 @@ def token_weights(weights: Array | None, problem: Problem) -> Array | None:
     if weights is None:
         return None
     weights = floating("weights_per_token", weights)
+    same_on_all_devices(problem.axes, weights_per_token=weights)
     if weights.shape != problem.shape:
         raise ValueError(
             f"weights_per_token must hold one number per token, shape {problem.shape}, got "
