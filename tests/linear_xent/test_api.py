@@ -244,6 +244,82 @@ def test_a_label_that_cannot_occur_costs_infinitely_much(implementation):
 
 
 @cases
+def test_infinite_losses_leave_the_other_tokens_alone(implementation, form):
+    hidden, weights, labels, _ = problem(9, 4, 5)
+    labels = labels % 4
+    impossible = np.where(np.arange(9) == 1, 4, labels)
+    bias, ones = np.float32([0, 0, 0, 0, -np.inf]), np.ones(9, np.float32)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3))
+    def run(hidden, weights, smoothing, omega):
+        options = {"label_smoothing": smoothing, "implementation": implementation}
+        options |= {"bias": bias, "weights_per_token": omega}
+        return total(form, hidden, weights, impossible, **options)
+
+    value, gradients = run(hidden, weights, 0.1, ones)
+    assert value == np.inf
+    assert not any(np.any(np.isnan(gradient)) for gradient in gradients)
+    value, gradients = run(hidden, weights, 1.0, ones)  # the labels have no weight
+    right = linear_cross_entropy(hidden, weights[:4], labels, label_smoothing=1.0)
+    close(value, right.loss.sum())
+    close(gradients[0], right.hidden)
+    if form == "sum":
+        value, gradients = run(hidden, weights, 0.1, np.float32(np.arange(9) != 1))
+        rows = np.arange(9) != 1
+        right = linear_cross_entropy(hidden, weights[:4], labels, label_smoothing=0.1)
+        close(value, right.loss[rows].sum())
+        close(gradients[0], np.where(rows[:, None], right.hidden, 0.0))
+        close(gradients[3], np.where(rows, right.loss, 0.0))
+        assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+def test_smoothing_away_an_impossible_label_is_as_with_given_logits():
+    hidden, weights, _, _ = problem(2, 4, 5)
+    labels, bias = np.array([4, 0]), np.float32([0, 0, 0, 0, -np.inf])
+    of_loss = np.float32([0, 1])
+
+    def of_logits(hidden, smoothing):
+        logits, options = hidden @ weights.T + bias[None], {"label_smoothing": smoothing}
+        return xent.softmax_cross_entropy_with_integer_labels(logits, labels, **options)
+
+    def of_layer(hidden, smoothing):
+        return loss(hidden, weights, labels, bias=bias, label_smoothing=smoothing)
+
+    def results(function, smoothing):
+        losses, pull = jax.vjp(function, hidden, smoothing)
+        return losses, *pull(of_loss)
+
+    for smoothing in (np.float32(0.1), np.float32(1.0)):
+        ours, theirs = (
+            jax.jit(results, static_argnums=0)(f, smoothing) for f in (of_layer, of_logits)
+        )
+        assert np.isposinf(ours[0][0]) == (smoothing < 1.0)
+        for actual, right in zip(ours, theirs, strict=True):
+            assert not np.any(np.isnan(right))
+            np.testing.assert_allclose(actual, right, rtol=1e-5, atol=1e-6)
+
+
+@cases
+def test_masked_tokens_have_no_gradient_where_no_class_can_occur(implementation, form):
+    hidden, weights, labels, _ = problem(9, 4, 5)
+    nothing = np.full(5, -np.inf, np.float32)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def run(hidden, weights, where):
+        options = {"label_smoothing": 0.1, "implementation": implementation}
+        return total(form, hidden, weights, labels, bias=nothing, where=where, **options)
+
+    value, gradients = run(hidden, weights, np.zeros(9, bool))
+    assert value == 0.0
+    assert not any(np.any(gradient) for gradient in gradients)
+    value, gradients = run(hidden, weights, np.ones(9, bool))
+    assert np.isnan(value)
+    assert np.all(np.isnan(gradients[0]))
+
+
+@cases
 def test_a_label_outside_the_classes_is_loud(form, implementation):
     hidden, weights, good, _ = problem(9, 4, 5)
 

@@ -210,10 +210,12 @@ def slopes(
 ) -> Array:
     """Returns the derivatives with respect to the logits, by the formula above."""
     of_total, of_label, of_mean, *_ = cotangents
-    factor = of_total * normalizer.inverse_total
+    # A masked token has a cotangent of 0, and, where no class can occur, a normaliser of NaN.
+    factor = jnp.where(of_total == 0.0, 0.0, of_total * normalizer.inverse_total)
+    largest = jnp.maximum(normalizer.largest, jnp.finfo(z.dtype).min)
     # A comparison takes part in the pass over the logits; a scatter would be a pass of its own.
     is_label = jax.lax.broadcasted_iota(labels.dtype, z.shape, 1) == labels[:, None]
-    dz = factor[:, None] * jnp.exp(z - normalizer.largest[:, None])
+    dz = factor[:, None] * jnp.exp(z - largest[:, None])
     dz = dz - jnp.where(is_label, of_label[:, None], jnp.zeros((), z.dtype))
     return dz if of_mean is None else dz - of_mean[:, None] * share(layer, z)
 
@@ -250,10 +252,10 @@ def add_layer_gradient(
 def _add_product(settings: Settings, sums: Array, d_x: Array, hidden: Array) -> Array:
     """Returns sums (V, D) + d_x^T hidden, on CPUs so many classes at a time.
 
-    A GPU's library adds to what is there. On CPUs XLA writes the product out, as large as the
-    weights, and adds it in passes of their own, unless it fits into the caches. The transposed
-    copy is for bfloat16, which XLA multiplies in float32 where columns are summed over; outside
-    of a loop XLA takes it back, and then has no such product.
+    A GPU's library is expected to add to what is there (not measured). On CPUs XLA writes the
+    product out, as large as the weights, and adds it in passes of their own, unless it fits into
+    the caches. The transposed copy is for bfloat16, which XLA multiplies in float32 where columns
+    are summed over; outside of a loop XLA takes it back, and then has no such product.
     """
     size, classes = settings.columns, d_x.shape[1]
     if size is None or classes < 2 * size:

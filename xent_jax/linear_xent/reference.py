@@ -82,7 +82,7 @@ def token_terms(
 ) -> Terms:
     """Returns the terms of each token."""
     z = adjusted(products(settings, layer, masked(hidden, where)), layer.adjustment)
-    return terms_of(settings, layer, z, labels)[0]
+    return terms_of(settings, layer, masked(z, where), labels)[0]
 
 
 def weighted_sum(
@@ -158,7 +158,7 @@ def share(layer: Layer, z: Array) -> Array:
     occurring = possible(layer)
     if occurring is None:
         return jnp.full((1, z.shape[1]), 1.0 / z.shape[1], z.dtype)
-    return occurring.astype(z.dtype) / jnp.sum(occurring, dtype=z.dtype)
+    return occurring.astype(z.dtype) / jnp.maximum(jnp.sum(occurring, dtype=z.dtype), 1.0)
 
 
 def _at(z: Array, labels: Array) -> Array:
@@ -177,8 +177,7 @@ def token_losses(terms: Terms, strengths: Strengths, tokens: Tokens) -> Array:
     terms = jax.tree.map(lambda term: masked(term, tokens.where), terms)
     loss = terms.log_total + terms.label_gap
     if terms.mean_gap is not None and strengths.smoothing is not None:
-        from_uniform = terms.log_total + terms.mean_gap
-        loss = (1.0 - strengths.smoothing) * loss + strengths.smoothing * from_uniform
+        loss = _smoothed(loss, terms.log_total + terms.mean_gap, strengths.smoothing)
     if strengths.z_loss is not None:
         loss = loss + strengths.z_loss * logsumexp(terms) ** 2
     return _nan_where(tokens.invalid, loss)
@@ -189,8 +188,29 @@ def logsumexp(terms: Terms) -> Array:
 
 
 def total_loss(terms: Terms, strengths: Strengths, weights: Array | None, tokens: Tokens) -> Array:
+    """Returns the sum of the losses times their weights, where 0 times infinity is 0."""
     losses = token_losses(terms, strengths, tokens)
-    return jnp.sum(losses if weights is None else losses * masked(weights, tokens.where))
+    if weights is None:
+        return jnp.sum(losses)
+    weights = masked(weights, tokens.where)
+    counted = (weights != 0.0) | ~jnp.isposinf(losses)
+    return jnp.sum(jnp.where(counted, losses, 0.0) * weights)
+
+
+@jax.custom_jvp
+def _smoothed(of_label: Array, of_uniform: Array, smoothing: Array) -> Array:
+    """Returns (1 - e) times the one and e times the other; at e = 1 the first may be infinite."""
+    weighed = jnp.where(smoothing == 1.0, 0.0, of_label)
+    return (1.0 - smoothing) * weighed + smoothing * of_uniform
+
+
+@_smoothed.defjvp
+def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    # By hand, because an infinite loss times de = 0, or times the cotangent 0, would be NaN.
+    (of_label, of_uniform, smoothing), (label_dot, uniform_dot, smoothing_dot) = primals, tangents
+    excess = of_uniform - jnp.minimum(of_label, jnp.finfo(of_label.dtype).max)
+    tangent = (1.0 - smoothing) * label_dot + smoothing * uniform_dot + excess * smoothing_dot
+    return _smoothed(of_label, of_uniform, smoothing), tangent
 
 
 @jax.custom_jvp

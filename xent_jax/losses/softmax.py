@@ -58,7 +58,8 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 @jax.custom_jvp
 def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: Array) -> Array:
     """Returns -(1 - e) log p_y - e mean_k log p_k, the mean over the classes that can occur."""
-    of_label = -label_log_probability(logits, labels)
+    # At e = 1 the label has no weight, and may be one that cannot occur: 0 times infinity is NaN.
+    of_label = jnp.where(smoothing == 1.0, 0.0, -label_log_probability(logits, labels))
     return (1.0 - smoothing) * of_label + smoothing * uniform_cross_entropy(logits)
 
 
