@@ -69,7 +69,7 @@ def linear_softmax_cross_entropy(
     Args:
       hidden: h, floating point, of shape (..., D).
       weights: w, floating point, of shape (V, D): an embedding table as it is, the kernel of a
-        dense layer (D, V) as `kernel.T`, which costs nothing under `jax.jit`.
+        dense layer (D, V) as `kernel.T`, of which CPUs make one copy under `jax.jit`.
       labels: y, integers in [0, V), of shape (...).
       bias: b, of shape (V,); 0 by default. At -inf a class cannot occur.
       where: True for the tokens that count, of the labels' shape; the others give loss 0 and
@@ -90,11 +90,11 @@ def linear_softmax_cross_entropy(
         dtype. Where the devices do not divide V, append rows of zeros with a bias of -inf: a label
         of theirs costs +inf. There is an example in `linear_softmax_cross_entropy_sum`.
       return_logsumexp: also return :math:`\log \sum_k e^{z_k}`, differentiable.
-      return_argmax: also return the class of the largest z, the first of several.
+      return_argmax: also return the class of the largest z, the first of several, to which a
+        soft-cap adds those it brings to the same number.
       implementation: "chunked" holds the logits of a few tokens at a time, "reference" all of them,
-        with derivatives of every order; by default chosen by backend and shape. "pallas_tpu" keeps
-        them in a TPU's vector memory, "pallas_gpu" reads them once on a GPU from Hopper on; neither
-        yet ran on one.
+        with derivatives of every order; "chunked" by default. "pallas_tpu" keeps them in a TPU's
+        vector memory, "pallas_gpu" reads them once on a GPU from Hopper on; neither yet ran on one.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:
@@ -106,7 +106,8 @@ def linear_softmax_cross_entropy(
     Raises:
       TypeError: arguments of the wrong kind of dtype.
       ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
-        that does not exist; weights not divided along `vocabulary_axis`, or labels that are.
+        that does not exist; weights not divided along `vocabulary_axis`, or labels, `where`
+        or weights_per_token that are.
       NotImplementedError: a second derivative of an implementation other than the reference.
 
     The gradient is :math:`\partial L / \partial z_j = p_j - t_j + 2 \lambda p_j \log \sum_k
@@ -114,7 +115,8 @@ def linear_softmax_cross_entropy(
     is not asked for is not computed. Forward-mode derivatives are the reference's alone.
 
     Numerics: logits, sums and the gradient of the weights are in float32 whatever the arguments
-    are. For bfloat16 arguments the logits' gradient is rounded to bfloat16 before its products. If
+    are. For bfloat16 arguments the logits' gradient is rounded to bfloat16 before its products. For
+    float16, in which small probabilities are 0, it is not: the weights are copied to float32. If
     hidden and weights differ in dtype, the products are of one that holds both: cast float32 master
     weights yourself where you want products of bfloat16.
 
@@ -192,11 +194,12 @@ def linear_softmax_cross_entropy_sum(
       hidden: h, floating point, of shape (..., D).
       weights: w, floating point, of shape (V, D); the kernel of a dense layer (D, V) as `kernel.T`.
       labels: y, integers in [0, V), of shape (...).
-      weights_per_token: omega, floating point, of the labels' shape; 1 by default.
+      weights_per_token: omega, floating point, of the labels' shape; 1 by default. A token of
+        weight 0 adds nothing, though its loss be infinite; what is NaN or has no label is for
+        `where` to leave out.
       bias, where, label_smoothing, z_loss, logit_softcap, temperature, class_prior,
         vocabulary_axis: as in `linear_softmax_cross_entropy`.
-      implementation: "chunked", "reference", "pallas_gpu" or "pallas_tpu"; by default chosen by
-        backend and shape.
+      implementation: "chunked", "reference", "pallas_gpu" or "pallas_tpu"; "chunked" by default.
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:
@@ -206,13 +209,15 @@ def linear_softmax_cross_entropy_sum(
     Raises:
       TypeError: arguments of the wrong kind of dtype.
       ValueError: shapes that do not fit, a hyper-parameter outside its range, an implementation
-        that does not exist; weights not divided along `vocabulary_axis`, or labels that are.
+        that does not exist; weights not divided along `vocabulary_axis`, or labels, `where`
+        or weights_per_token that are.
       NotImplementedError: a second derivative of an implementation other than the reference.
 
     The gradient is the sum of the losses' gradients, each times its weight; with respect to the
-    weights of the tokens it is their losses. Until the way back it is kept in float32, so that it
-    is rounded once, after the cotangent has scaled it. Along a `vocabulary_axis` it is computed on
-    the way back, with a fourth product: in the forward pass each chunk would wait for all devices.
+    weights of the tokens it is their losses (0 for a weight of 0 and an infinite loss). Until the
+    way back it is kept in float32, so that it is rounded once, after the cotangent has scaled it.
+    Along a `vocabulary_axis` it is computed on the way back, with a fourth product: in the forward
+    pass each chunk would wait for all devices.
 
     References:
       Hsu et al., `Liger Kernel: Efficient Triton Kernels for LLM Training
@@ -307,7 +312,7 @@ def linear_distillation(
         whatever they hold.
       student_logit_softcap, teacher_logit_softcap: c > 0: logits are replaced by c tanh(z / c).
       temperature: T > 0: the higher, the more the teacher's small probabilities count.
-      implementation: "chunked" or "reference"; by default chosen by backend and shape.
+      implementation: "chunked", the default, or "reference".
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:

@@ -39,4 +39,5 @@ def classes_per_product() -> int | None:
 
 
 def _blocks() -> Blocks:
+    """Returns the row of the default device, though the program be lowered for another platform."""
     return MEASURED.get(jax.devices()[0].device_kind, FALLBACK)

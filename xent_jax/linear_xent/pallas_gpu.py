@@ -88,6 +88,8 @@ _token_terms.defvjp(_token_terms_forward, chunked.token_terms_backward, symbolic
 def _forward(
     layer: Layer, hidden: Array, labels: Array, where: Array | None
 ) -> tuple[Terms, Normalizer]:
+    # The rows that fill the last chunk on the way back have normalisers of 0 here, which is safe:
+    # their cotangents are zeros, and so are their logits, for there are no adjustments.
     sums = linear_sums(masked(hidden, where), layer.weights, labels)
     return _terms(sums), Normalizer(sums.largest, 1.0 / sums.total)
 
@@ -134,7 +136,8 @@ def _check(settings: Settings) -> None:
 def _widened(layer: Layer, classes: int) -> Layer:
     """Returns the layer with so many more classes, which the kernel leaves out.
 
-    So the logits are made as wide as it wants them, rather than copied.
+    So the logits are made as wide as it wants them, rather than copied. Where V is no multiple of
+    128 (in float32) it is the layer that is copied, weights and all, once per sum.
     """
     return _per_class(lambda x: jnp.pad(x, [(0, classes)] + [(0, 0)] * (x.ndim - 1)), layer)
 

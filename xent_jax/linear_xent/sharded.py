@@ -10,8 +10,8 @@ largest logit m_d, its log-total t_d and its K_d classes that can occur,
 
 take one pmax and one psum, of all summands in one vector; the argmax, if asked for, a pmin more.
 Nothing else is written by hand: JAX's derivative of the last lines scales the cotangents of the
-first by what a device's classes contribute, and sums the gradient of the hidden vectors over the
-devices, the only collective on the way back.
+first by what a device's classes contribute, and sums the gradients of what the devices share: that
+of the hidden vectors, and those of temperature and soft-cap where they are asked for.
 
 Gradients in the forward pass would need every chunk's normaliser before the next chunk: a pmax and
 a psum per chunk, for which the products wait. So a sum is taken from the terms here, with four
