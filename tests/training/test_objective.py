@@ -33,10 +33,14 @@ def mean(logits, labels, *, where=None, axis=-1):
     return logits.mean()
 
 
+def chosen(logits, labels, *, where=None, axis=-1):
+    return labels > 0
+
+
 @pytest.fixture(autouse=True)
 def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The losses, and three more."""
-    added: list[Callable] = [weighted, optional, mean]
+    """The losses, and four more."""
+    added: list[Callable] = [weighted, optional, mean, chosen]
     for function in added:
         monkeypatch.setattr(losses, function.__name__, function, raising=False)
     names = [*losses.__all__, *(function.__name__ for function in added)]
@@ -129,4 +133,4 @@ def test_each_mistake_is_named(mistake: str, num_classes: int) -> None:
 def test_what_can_be_named() -> None:
     names = trainable_losses()
     assert {CROSS_ENTROPY, "generalized_cross_entropy", "weighted"} <= set(names)
-    assert not {"masked_mean", "entropy"} & set(names)
+    assert not {"masked_mean", "entropy", "confidence_regularized_sieve"} & set(names)

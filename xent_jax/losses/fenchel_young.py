@@ -210,8 +210,11 @@ def _sparse_map(logits: Array, power: int) -> Array:
         rises = higher > threshold
         return jnp.where(rises, higher, threshold), jnp.any(rises)
 
-    start = jnp.full(logits.shape[:-1], -1.0, z.dtype)  # where the largest alone has mass 1
-    threshold, _ = jax.lax.while_loop(lambda state: state[1], step, (start, jnp.array(True)))
+    # Where the largest alone has mass 1. Like the logits, so that under shard_map the loop starts
+    # with what varies over the devices that they vary over.
+    start = jnp.full_like(z[..., 0], -1.0)
+    state = (start, jnp.any(start < 0.0))
+    threshold, _ = jax.lax.while_loop(lambda state: state[1], step, state)
     return gaps(threshold) ** power
 
 
@@ -269,10 +272,11 @@ def _entmax(logits: Array, alpha: Array) -> Array:
         far = jnp.abs(following - log_top) > jnp.finfo(p.dtype).eps ** 0.75
         return low, high, following, count + 1, jnp.any(far) & (count < _MOST_STEPS)
 
-    high = jnp.zeros(logits.shape[:-1], below.dtype)
+    # Like all that the steps read: see `_sparse_map`.
+    high = jnp.zeros_like(below[..., 0] * order)
     low = high - jnp.log(jnp.asarray(logits.shape[-1], below.dtype))
-    softmax_top = -jnp.log(jnp.sum(jnp.exp(below), axis=-1))  # the solution at alpha = 1
-    state = (low, high, softmax_top, jnp.array(0), jnp.array(True))
+    softmax_top = high - jnp.log(jnp.sum(jnp.exp(below), axis=-1))  # the solution at alpha = 1
+    state = (low, high, softmax_top, jnp.array(0), jnp.any(low <= high))
     log_top = jax.lax.while_loop(lambda state: state[-1], step, state)[2]
     p, _ = at(log_top)
     return p / jnp.sum(p, axis=-1, keepdims=True)

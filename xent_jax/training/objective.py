@@ -115,7 +115,7 @@ def make_objective(
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"config.{section}: {name!r} cannot be trained so: {reason}") from None
-    if result.shape != feed["labels"].shape:
+    if result.shape != feed["labels"].shape or not jnp.issubdtype(result.dtype, jnp.floating):
         raise UserError(f"config.{section}: {name!r} does not give one value per example")
     return Objective(partial(loss, **arguments), state)
 
@@ -212,6 +212,7 @@ _ORDERED = "takes a score for each step between classes, not one for each class"
 _OF_PIXELS = "takes images whose every pixel has a label"
 _OF_OTHER_LABELS = {
     "augmix": "takes several views of each example",
+    "confidence_regularized_sieve": "chooses examples by True and False, which have no gradient",
     "coral": _ORDERED,
     "corn": _ORDERED,
     "cumulative_link": _ORDERED,
