@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from configs import language_model
@@ -22,15 +24,17 @@ from xent_jax.training import (
     LanguageRun,
     Run,
     check_config,
+    language_run,
     load_corpus,
     loop,
     prepare,
     prepare_language_model,
+    trainable_losses,
 )
 from xent_jax.training.checkpoint import Checkpointer
 from xent_jax.training.feed import Feed, make_feed
 
-EPOCHS, STEPS = 2, 3
+EPOCHS, STEPS, VOCABULARY = 2, 3, tiny_text.VOCABULARY
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,28 @@ def test_every_variant_can_be_made(variant: str) -> None:
 def test_an_unknown_variant_is_told() -> None:
     with pytest.raises(UserError, match="did you mean 'bytes'"):
         language_model.get_config("byte")
+
+
+def test_every_loss_that_can_be_prepared_is_traced_on_devices_of_their_own_tokens() -> None:
+    mesh, by_window = Mesh(np.asarray(jax.devices()[:2]), ("data",)), P("data")
+    shape, prepared = jax.ShapeDtypeStruct, []
+    shapes = [shape((2, 3, 4), jnp.float32), shape((VOCABULARY, 4), jnp.float32)]
+    shapes += [shape((2, 3), jnp.int32), shape((2, 3), jnp.bool)]
+    for name in trainable_losses():
+        config = check_config(tiny_text.config(loss=ConfigDict({"name": name})))
+        try:
+            total = language_run._of_logits("loss", config, VOCABULARY)
+        except UserError:
+            continue  # It asks for what no text gives.
+        prepared.append(name)
+        gradient = jax.shard_map(
+            jax.grad(lambda *given, total=total: total(*given, axis=None)),
+            mesh=mesh,
+            in_specs=(by_window, P(), by_window, by_window),
+            out_specs=by_window,
+        )
+        assert jax.eval_shape(gradient, *shapes).shape == (2, 3, 4)
+    assert {"entmax_loss", "entmax15_loss", "multiclass_sparsemax_loss"} < set(prepared)
 
 
 MISTAKES = {

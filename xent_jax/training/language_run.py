@@ -38,6 +38,8 @@ from xent_jax.typing import Array
 LINEAR = "linear_softmax_cross_entropy"
 """The loss of a config that never holds logits; all others of the catalogue are given them."""
 
+# Not logit_softcap, temperature and class_prior: they change the probabilities that the model gives,
+# and evaluation, and whoever uses the model, would have to apply them as well.
 _LINEAR_ARGUMENTS = ("label_smoothing", "z_loss", "implementation")
 
 _UNREAD = ("corruption", "imbalance", "sampler", "reweighting", "mixing", "second_stage")
@@ -126,6 +128,8 @@ def load_corpus(
     make = tokens.TOKENIZERS[known_name("tokens", config.tokens.name, tokens.TOKENIZERS)]
     takes = inspect.signature(make).parameters.keys() - {"text"}
     arguments = call_arguments("tokens", config.tokens, takes)
+    if type(size := arguments.get("size", 256)) is not int:
+        raise UserError(f"config.tokens.size={size!r} must be a whole number, at least 256")
     found = text.load_text(config.dataset.name, data_dir=data_dir)
     tokenizer = make(found.train, **arguments)
     windows = {
@@ -144,6 +148,8 @@ def prepare_language_model(config: Config, corpus: Corpus) -> LanguageRun:
     config = check_config(config)
     check_unread(config, _UNREAD, "a language model's training")
     mesh = _mesh(config, corpus.vocabulary)
+    if config.baseline.name != "none":  # It is trained by a run of its own, but told of here.
+        _make_loss("baseline", config, corpus.vocabulary)
     model_key, order_key = jax.random.split(jax.random.key(config.seed))
     create = partial(_create_model, config, corpus.vocabulary)
     shapes = _try_model(config, create)
@@ -152,7 +158,7 @@ def prepare_language_model(config: Config, corpus: Corpus) -> LanguageRun:
     )
     program = LanguageProgram(
         graphdef=nnx.split(shapes, ...)[0],
-        sum_of_losses=_make_loss(config, corpus.vocabulary),
+        sum_of_losses=_make_loss("loss", config, corpus.vocabulary),
         optimizer=make_optimizer(config, steps_per_epoch),
         order_key=order_key,
         batch_size=config.batch_size,
@@ -221,11 +227,11 @@ def _try_model(config: Config, create: Callable[[jax.Array], nnx.Module]) -> Any
         raise UserError(f"config.model: {config.model.name!r} cannot be made: {reason}") from None
 
 
-def _make_loss(config: Config, vocabulary: int) -> SumOfLosses:
-    """Returns the sum of the losses that a config names, from the last layer's input."""
-    if config.loss.name != LINEAR:
-        return _of_logits(config, vocabulary)
-    arguments = call_arguments("loss", config.loss, _LINEAR_ARGUMENTS)
+def _make_loss(section: str, config: Config, vocabulary: int) -> SumOfLosses:
+    """Returns the sum of the losses that a section names, from the last layer's input."""
+    if config[section].name != LINEAR:
+        return _of_logits(section, config, vocabulary)
+    arguments = call_arguments(section, config[section], _LINEAR_ARGUMENTS)
     loss = partial(step.cross_entropy, **arguments)
     shape = jax.ShapeDtypeStruct
     hidden, labels = shape((2, 4), jnp.float32), shape((2,), jnp.int32)
@@ -234,26 +240,26 @@ def _make_loss(config: Config, vocabulary: int) -> SumOfLosses:
         jax.eval_shape(partial(loss, axis=None), hidden, table, labels, where)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"config.loss: {LINEAR!r} cannot be trained so: {reason}") from None
+        raise UserError(f"config.{section}: {LINEAR!r} cannot be trained so: {reason}") from None
     return loss
 
 
-def _of_logits(config: Config, vocabulary: int) -> SumOfLosses:
+def _of_logits(section: str, config: Config, vocabulary: int) -> SumOfLosses:
     """Returns the sum of a loss of the catalogue, for which all logits are held."""
-    name = known_name("loss", config.loss.name, (LINEAR, *trainable_losses()))
+    name = known_name(section, config[section].name, (LINEAR, *trainable_losses()))
     if config.vocabulary_devices > 1:
         raise UserError(
-            f"config.loss: {name!r} needs all logits: set config.vocabulary_devices=1, or name "
+            f"config.{section}: {name!r} needs all logits: set config.vocabulary_devices=1, or name "
             f"{LINEAR}"
         )
     shape = jax.ShapeDtypeStruct
     fed = {"logits": shape((2, vocabulary), jnp.float32), "labels": shape((2,), jnp.int32)}
     fed |= {"where": shape((2,), jnp.bool), "epoch": shape((), jnp.int32)}
     objective = make_objective(
-        "loss", config.loss, fed, {"num_classes": vocabulary, "axis_name": None}
+        section, config[section], fed, {"num_classes": vocabulary, "axis_name": None}
     )
     if objective.state is not None:
-        raise UserError(f"config.loss: {name!r} keeps a state, which no text has")
+        raise UserError(f"config.{section}: {name!r} keeps a state, which no text has")
 
     def total(hidden: Array, table: Array, labels: Array, where: Array, axis: str | None) -> Array:
         assert axis is None
