@@ -71,6 +71,28 @@ def test_vmap_inside_and_outside_of_the_gradient(form):
     close(values[1], linear_cross_entropy(HIDDEN, layers[1], LABELS).loss.sum())
 
 
+@both
+def test_vmap_over_hyper_parameters(form):
+    names = "label_smoothing", "z_loss", "logit_softcap", "temperature"
+    values = np.array([[0.1, 0.01, 3.0, 1.7], [0.3, 0.1, 9.0, 0.6]])
+
+    def run(values, hidden):
+        return total(form, hidden, WEIGHTS, LABELS, **dict(zip(names, values, strict=True)))
+
+    def plain(values):
+        options = dict(zip(names, values, strict=True))
+        return linear_cross_entropy(HIDDEN, WEIGHTS, LABELS, **options)
+
+    mapped = jax.jit(jax.vmap(jax.value_and_grad(run, (0, 1)), (0, None)))
+    results = mapped(jnp.asarray(values, jnp.float32), HIDDEN)
+    for i, at in enumerate(values):
+        value, (d_values, d_hidden) = jax.tree.map(lambda x, i=i: x[i], results)
+        close(value, plain(at).loss.sum())
+        close(d_hidden, plain(at).hidden)
+        slopes = [(plain(at + h).loss - plain(at - h).loss).sum() / 2e-5 for h in 1e-5 * np.eye(4)]
+        close(d_values, slopes, 1e-4)
+
+
 def over_devices(form, weights_spec, gather, differentiate_inside):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
