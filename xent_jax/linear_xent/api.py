@@ -1,6 +1,7 @@
 """The public functions, and the choice among implementations."""
 
 import importlib
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -25,12 +26,7 @@ from xent_jax.linear_xent.varying import vary_alike
 from xent_jax.typing import Array, Bool, Float, Int, Scalar
 
 # The modules of this folder, each imported when it is chosen: `import xent_jax` loads no Pallas.
-IMPLEMENTATIONS = {
-    "chunked": "chunked",
-    "reference": "reference",
-    "pallas_gpu": "pallas_gpu",
-    "pallas_tpu": "pallas_tpu",
-}
+IMPLEMENTATIONS = ("chunked", "reference", "pallas_gpu", "pallas_tpu")
 DISTILLATIONS = {"chunked": "chunked_distillation", "reference": "distillation"}
 
 
@@ -152,7 +148,7 @@ def linear_softmax_cross_entropy(
     strengths = _strengths(problem, label_smoothing, z_loss)
     problem, strengths = vary_alike((problem, strengths), but=problem.axes)
     tokens = problem.tokens
-    terms = over(problem.axes, _chosen(IMPLEMENTATIONS, implementation)).token_terms(
+    terms = over(problem.axes, _module(_chosen(IMPLEMENTATIONS, implementation))).token_terms(
         problem.settings, problem.layer, problem.hidden, tokens.labels, tokens.where
     )
     results = [token_losses(terms, strengths, tokens)]
@@ -268,7 +264,7 @@ def linear_softmax_cross_entropy_sum(
     strengths = _strengths(problem, label_smoothing, z_loss)
     problem, strengths, omega = vary_alike((problem, strengths, omega), but=problem.axes)
     settings, layer, hidden, tokens, _, axes = problem
-    weighted_sum = over(axes, _chosen(IMPLEMENTATIONS, implementation)).weighted_sum
+    weighted_sum = over(axes, _module(_chosen(IMPLEMENTATIONS, implementation))).weighted_sum
     total = weighted_sum(settings, layer, strengths, hidden, omega, tokens)
     counts = jnp.ones(tokens.labels.shape, settings.dtype) if omega is None else omega
     return total, jnp.sum(masked(counts, tokens.where))
@@ -352,8 +348,8 @@ def linear_distillation(
     where = None if where is None else flat(where)
     squared = scalar("temperature", temperature, settings[0].dtype, above=0.0) ** 2
     sides, where, squared = vary_alike((sides, where, squared))
-    token_divergences = _chosen(DISTILLATIONS, implementation).token_divergences
-    divergences = masked(token_divergences(settings, *sides, where), where)
+    distillation = _module(DISTILLATIONS[_chosen(DISTILLATIONS, implementation)])
+    divergences = masked(distillation.token_divergences(settings, *sides, where), where)
     return (squared * divergences).reshape(shape)
 
 
@@ -367,11 +363,15 @@ def _strengths(problem: Problem, label_smoothing: Scalar, z_loss: Scalar) -> Str
     )
 
 
-def _chosen(implementations: dict[str, str], implementation: str | None) -> ModuleType:
+def _chosen(implementations: Collection[str], implementation: str | None) -> str:
     name = "chunked" if implementation is None else implementation
     if name not in implementations:
         raise ValueError(
             f"implementation must be one of {', '.join(implementations)} or None, "
             f"got {implementation!r}"
         )
-    return importlib.import_module(f"xent_jax.linear_xent.{implementations[name]}")
+    return name
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"xent_jax.linear_xent.{name}")

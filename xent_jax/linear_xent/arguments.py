@@ -119,8 +119,16 @@ def settings_of(
     dtype = np.dtype(np.float64 if hidden.dtype == np.float64 else np.float32)
     slopes = hidden.dtype if hidden.dtype == jnp.bfloat16 else dtype
     rows = rows_per_chunk(math.prod(hidden.shape[:-1]), len(weights), dtype.itemsize)
-    operands, columns = np.dtype(hidden.dtype), classes_per_product()
-    return Settings(dtype, operands, slopes, rows, columns, uniform, argmax, precision)
+    return Settings(
+        dtype=dtype,
+        operands=np.dtype(hidden.dtype),
+        slopes=slopes,
+        rows=rows,
+        columns=classes_per_product(),
+        uniform=uniform,
+        argmax=argmax,
+        precision=precision,
+    )
 
 
 def settings_of_pair(

@@ -93,10 +93,11 @@ def _backward(
     def chunk(sums: Layer, rows: Any) -> tuple[Layer, Array | None]:
         hidden, labels, where, normalizer, cotangents = rows
         hidden = masked(hidden, where)
-        z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
-        d_x, d_adjustment = pull(slopes(layer, z, labels, normalizer, cotangents))
-        sums = add_layer_gradient(settings, asked_layer, sums, hidden, d_x, d_adjustment)
-        d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
+        z, pull = logits_and_pullback(settings, layer, hidden)
+        pulled = pull(slopes(layer, z, labels, normalizer, cotangents))
+        sums, d_hidden = add_gradients(
+            settings, asked_layer, asked_hidden, sums, layer, hidden, pulled
+        )
         return sums, rounded(settings, d_hidden)
 
     start = zeros(settings, only(asked_layer, layer), like=hidden)
@@ -152,15 +153,13 @@ def sum_and_gradients(
         total, layer_sums, strengths_sums = sums
         hidden, weights, tokens = rows
         hidden = masked(hidden, tokens.where)
-        z, pull = jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
+        z, pull = logits_and_pullback(settings, layer, hidden)
         value, (dz, d_strengths, d_weights) = loss_and_slopes(
             settings, layer, z, strengths, weights, tokens
         )
-        d_x, d_adjustment = pull(dz)
-        layer_sums = add_layer_gradient(
-            settings, asked_layer, layer_sums, hidden, d_x, d_adjustment
+        layer_sums, d_hidden = add_gradients(
+            settings, asked_layer, asked_hidden, layer_sums, layer, hidden, pull(dz)
         )
-        d_hidden = hidden_gradient(settings, asked_hidden, layer, d_x)
         d_strengths = only(asked_strengths, d_strengths)
         strengths_sums = jax.tree.map(jnp.add, strengths_sums, d_strengths)
         sums = total + value, layer_sums, strengths_sums
@@ -220,33 +219,42 @@ def slopes(
     return dz if of_mean is None else dz - of_mean[:, None] * share(layer, z)
 
 
+def logits_and_pullback(settings: Settings, layer: Layer, hidden: Array) -> tuple[Array, Any]:
+    """Returns the logits, and what takes their slopes to the products and the adjustment."""
+    return jax.vjp(adjusted, products(settings, layer, hidden), layer.adjustment)
+
+
+def entering(settings: Settings, slopes: Array, other: Array) -> tuple[Array, Array]:
+    """Returns slopes and what they are multiplied with, as they enter the product."""
+    return slopes.astype(settings.slopes), other.astype(settings.slopes)
+
+
 def layer_gradient(
     settings: Settings, asked: Layer, hidden: Array, d_x: Array, d_adjustment: Adjustment
 ) -> Layer:
-    """Returns what a chunk adds to the gradient of the layer."""
+    """Returns the gradient of the layer from so many tokens."""
     d_weights: Any = None
     if asked.weights:
-        d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
-        d_weights = product(settings, d_x, hidden, 0, 0)
+        d_weights = product(settings, *entering(settings, d_x, hidden), 0, 0)
     return Layer(d_weights, only(asked.adjustment, d_adjustment))
 
 
-def add_layer_gradient(
+def add_gradients(
     settings: Settings,
-    asked: Layer,
+    asked_layer: Layer,
+    asked_hidden: bool,
     sums: Layer,
+    layer: Layer,
     hidden: Array,
-    d_x: Array,
-    d_adjustment: Adjustment,
-) -> Layer:
-    """Returns the sums with what a chunk adds to the gradient of the layer."""
-    others = asked._replace(weights=False)
-    added = layer_gradient(settings, others, hidden, d_x, d_adjustment)
-    added = jax.tree.map(jnp.add, sums._replace(weights=None), added)
-    if asked.weights:
-        d_x, hidden = d_x.astype(settings.slopes), hidden.astype(settings.slopes)
-        added = added._replace(weights=_add_product(settings, sums.weights, d_x, hidden))
-    return added
+    pulled: tuple[Array, Adjustment],
+) -> tuple[Layer, Array | None]:
+    """Returns the sums with a chunk's gradient of the layer, and that of its hidden vectors."""
+    d_x, d_adjustment = pulled
+    weights, d_adjustment = sums.weights, only(asked_layer.adjustment, d_adjustment)
+    if asked_layer.weights:
+        weights = _add_product(settings, weights, *entering(settings, d_x, hidden))
+    adjustment = jax.tree.map(jnp.add, sums.adjustment, d_adjustment)
+    return Layer(weights, adjustment), hidden_gradient(settings, asked_hidden, layer, d_x)
 
 
 def _add_product(settings: Settings, sums: Array, d_x: Array, hidden: Array) -> Array:
@@ -280,8 +288,7 @@ def hidden_gradient(settings: Settings, asked: bool, layer: Layer, d_x: Array) -
     """Returns the gradient of a chunk's hidden vectors."""
     if not asked:
         return None
-    d_x, weights = d_x.astype(settings.slopes), layer.weights.astype(settings.slopes)
-    return product(settings, d_x, weights, 1, 0)
+    return product(settings, *entering(settings, d_x, layer.weights), 1, 0)
 
 
 def scan_chunks(

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from xent_jax.linear_xent.chunked import (
     Asked,
-    add_layer_gradient,
+    add_gradients,
     first_derivative_only,
-    hidden_gradient,
     instantiated,
+    logits_and_pullback,
     only,
     rounded,
     scan_chunks,
@@ -32,7 +32,7 @@ from xent_jax.linear_xent.distillation import (
     probabilities,
     side_logits,
 )
-from xent_jax.linear_xent.reference import Layer, Normalizer, Settings, adjusted, masked, products
+from xent_jax.linear_xent.reference import Layer, Normalizer, Settings, masked
 from xent_jax.typing import Array
 
 Settings2 = tuple[Settings, Settings]  # the student's and the teacher's
@@ -95,7 +95,9 @@ def _backward(
         here = [
             side._replace(hidden=masked(h, where)) for side, h in zip(sides, hidden, strict=True)
         ]
-        (z, pull_z), (a, pull_a) = map(_logits_and_pullback, settings, here)
+        (z, pull_z), (a, pull_a) = (
+            logits_and_pullback(of, *side) for of, side in zip(settings, here, strict=True)
+        )
         dz, da = _slopes(z, a, divergences, normalizers, cotangents)
         pulled = pull_z(dz), pull_a(da)
         gradients = list(map(_side_gradients, settings, asked_sides, sums, here, pulled))
@@ -109,10 +111,6 @@ def _backward(
         _rounded_side, settings, d_layers, unpadded(d_hidden, student.hidden)
     )
     return d_student, d_teacher
-
-
-def _logits_and_pullback(settings: Settings, side: Side) -> tuple[Array, Any]:
-    return jax.vjp(adjusted, products(settings, side.layer, side.hidden), side.layer.adjustment)
 
 
 def _slopes(
@@ -135,9 +133,7 @@ def _side_gradients(
     settings: Settings, asked: Side, sums: Layer, side: Side, pulled: tuple[Array, Any]
 ) -> tuple[Layer, Any]:
     """Returns the sums of the layer's gradient with the chunk's, and that of its hidden vectors."""
-    d_x, d_adjustment = pulled
-    sums = add_layer_gradient(settings, asked.layer, sums, side.hidden, d_x, d_adjustment)
-    d_hidden = hidden_gradient(settings, bool(asked.hidden), side.layer, d_x)
+    sums, d_hidden = add_gradients(settings, asked.layer, bool(asked.hidden), sums, *side, pulled)
     return sums, rounded(settings, d_hidden)
 
 
