@@ -79,7 +79,7 @@ def read(folder: Path, name: str = "lines") -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Waits for what a condition finds, and returns it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
