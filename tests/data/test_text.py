@@ -10,6 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from xent_jax import data
+from xent_jax.data import text as text_module
 from xent_jax.data.text import Text, load_text
 from xent_jax.errors import UserError
 
@@ -73,6 +74,14 @@ def test_a_folder_is_read_in_the_order_of_names_and_cut_at_a_line(tmp_path):
     assert text.validation == b"3\n" * 6  # 11 of the 106 bytes, and one to the line's beginning.
 
 
+@pytest.mark.parametrize(("gap", "held_out"), [(0, 1000), (100, 1100), (101, 1000), (4000, 1000)])
+def test_a_folder_is_cut_at_a_line_only_where_one_is_near(gap, held_out, tmp_path):
+    # The second line begins `gap` bytes before the last tenth; near is a hundredth of the whole.
+    line = b"x" * (8999 - gap) + b"\n"
+    text = load_text("folder", data_dir=write(tmp_path, {"a": line.ljust(10_000, b"y")}))
+    assert (len(text.train), len(text.validation)) == (10_000 - held_out, held_out)
+
+
 def test_a_folder_of_one_long_line_is_cut_within_it(tmp_path):
     text = load_text("folder", data_dir=write(tmp_path, {"a": "é".encode() * 50}))
     assert (len(text.train), len(text.validation)) == (90, 10)
@@ -93,10 +102,42 @@ def test_a_folder_without_text_is_told_in_one_line(files, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("data_dir", [None, "/nowhere"])
-def test_a_missing_folder_is_told(data_dir):
-    with pytest.raises(UserError, match=rf"data_dir={data_dir!r} is not a folder; name one"):
+@pytest.mark.parametrize(
+    ("data_dir", "message"),
+    [(None, "no --data_dir is given; name"), ("/nowhere", "--data_dir=/nowhere is none; name")],
+)
+def test_a_missing_folder_is_told(data_dir, message):
+    with pytest.raises(UserError, match=f"folder: {message} a folder of UTF-8 files by --data_dir"):
         load_text("folder", data_dir=data_dir)
+
+
+def test_a_folder_that_nothing_would_read_is_told(tmp_path):
+    with pytest.raises(UserError, match=f"--data_dir={tmp_path} is not read .*leave it out"):
+        load_text("python_language_reference", data_dir=str(tmp_path))
+
+
+def test_a_python_without_its_reference_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(UserError, match=r"without pydoc_data.*name=folder --data_dir=FOLDER"):
+        load_text("python_language_reference")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_text_that_memory_does_not_hold_is_not_called_damaged(prepare, split, monkeypatch):
+    data_dir, joined = prepare(), text_module._joined
+
+    def large(builder, part):
+        if part != split:
+            return joined(builder, part)
+        monkeypatch.setattr(builder, "as_data_source", exhausted)
+        return joined(builder, part)
+
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(text_module, "_joined", large)
+    with pytest.raises(UserError, match="prepared: the text is too large for memory; take a part"):
+        load_text("prepared", data_dir=data_dir)
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -162,16 +203,24 @@ def damage_records(folder):
     next(folder.glob("*train.array_record*")).write_bytes(b"cut short")
 
 
+def damage(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("spoil", "message"),
     [
         (damage_format, r"1\.0\.0 are of the format tfrecord; .* --file_format=array_record"),
+        (damage("dataset_info.json", "{"), "prepared are incomplete or damaged .*; delete that"),
+        (damage("dataset_info.json", "{}"), "prepared are incomplete or damaged .*; delete that"),
+        (damage("features.json", "{"), r"incomplete or damaged \(JSONDecodeError\); delete that"),
+        (damage("features.json", "{}"), "prepared are incomplete or damaged .*; delete that"),
         (damage_records, r"1\.0\.0 are incomplete or damaged .*; delete that folder"),
     ],
 )
-def test_prepared_data_that_cannot_be_read_are_told(prepare, damage, message):
+def test_prepared_data_that_cannot_be_read_are_told(prepare, spoil, message):
     data_dir = prepare()
-    damage(pathlib.Path(data_dir) / "prepared" / "1.0.0")
+    spoil(pathlib.Path(data_dir) / "prepared" / "1.0.0")
     with pytest.raises(UserError, match=message) as error:
         load_text("prepared", data_dir=data_dir)
     assert "\n" not in str(error.value)

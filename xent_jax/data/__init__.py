@@ -1,4 +1,7 @@
-"""Labelled images: read through TensorFlow Datasets, spoilt once on purpose, then batched."""
+"""Labelled images: read through TensorFlow Datasets, spoilt once on purpose, then batched.
+
+Text is in `text.py`, which reads it, and in `tokens.py`, which cuts it into tokens and windows.
+"""
 
 from xent_jax.data.corruption import CORRUPTIONS, corrupt, transition_matrix
 from xent_jax.data.dataset import Dataset, check_labels, select, split

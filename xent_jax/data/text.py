@@ -2,13 +2,13 @@
 
 import dataclasses
 import hashlib
+import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, cast
 
-from tensorflow_datasets.core import constants, read_only_builder
+from tensorflow_datasets.core import constants, read_only_builder, registered
 
 from xent_jax.errors import UserError, nearest
 
@@ -48,13 +48,13 @@ def load_text(name: str, *, data_dir: str | None = None) -> Text:
       paragraph is kept once, in the first topic that has it, in the order of their names. Whole
       topics are held out, those of the smallest hashes, until they are a tenth of the text.
     folder: the files under `data_dir`, of all its folders, in the order of their names, each of
-      them UTF-8. The last tenth of the whole is held out, from the beginning of a line on.
+      them UTF-8. The last tenth of the whole is held out, from the beginning of a line on if one
+      is near.
     any other name: a data set of TensorFlow Datasets with a feature 'text', such as 'wiki40b/en',
       'lm1b' or 'tiny_shakespeare'. It must be prepared in the format array_record, which is read
-      without TensorFlow. Its split 'validation' is held out, or else its 'test'. All of it is read
-      into memory.
+      without TensorFlow. Its split 'validation' is held out, or else its 'test'.
 
-    Between documents there is an empty line.
+    Between documents there is an empty line. All of a text is held in memory.
 
     Args:
       name: see above.
@@ -63,13 +63,33 @@ def load_text(name: str, *, data_dir: str | None = None) -> Text:
 
     Raises:
       UserError: an unknown name; a folder that is missing, has no text or a file that is not
-        UTF-8; a data set that is not prepared, damaged, of another format or not of text.
+        UTF-8, or that nothing would read; a data set that is not prepared, damaged, of another
+        format or not of text; a text that is larger than memory.
     """
-    if name == "python_language_reference":
-        return _by_document(name, _unrepeated(topics))
-    if name == "folder":
-        return _by_place(name, _read_folder(data_dir))
-    return _read_prepared(name, Path(data_dir or constants.DATA_DIR).expanduser())
+    try:
+        if name == "python_language_reference":
+            return _by_document(name, _unrepeated(_reference(data_dir)))
+        if name == "folder":
+            return _by_place(name, _read_folder(data_dir))
+        return _read_prepared(name, Path(data_dir or constants.DATA_DIR).expanduser())
+    except MemoryError:
+        raise UserError(f"{name}: the text is too large for memory; take a part of it") from None
+
+
+def _reference(data_dir: str | None) -> Mapping[str, str]:
+    if data_dir is not None:
+        raise UserError(
+            f"--data_dir={data_dir} is not read where the text is python_language_reference, which "
+            "Python brings: leave it out, or set --config.dataset.name=folder"
+        )
+    try:
+        topics = importlib.import_module("pydoc_data.topics")
+    except ImportError:  # Some distributions leave it out.
+        raise UserError(
+            "python_language_reference: this Python comes without pydoc_data, whose text it is; "
+            "name another: --config.dataset.name=folder --data_dir=FOLDER"
+        ) from None
+    return topics.topics
 
 
 def _unrepeated(documents: Mapping[str, str]) -> dict[str, bytes]:
@@ -97,13 +117,15 @@ def _by_document(name: str, documents: Mapping[str, bytes]) -> Text:
 
 def _by_place(name: str, text: bytes) -> Text:
     most = int((1 - _HELD_OUT) * len(text))
-    cut = text.rfind(b"\n", 0, most) + 1 or most  # One long line is cut where it must be.
+    near = max(0, most - len(text) // 100 - 1)
+    cut = text.rfind(b"\n", near, most) + 1 or most  # A long line is cut where it must be.
     return Text(name, train=text[:cut], validation=text[cut:])
 
 
 def _read_folder(data_dir: str | None) -> bytes:
     if data_dir is None or not Path(data_dir).expanduser().is_dir():
-        raise UserError(f"folder: data_dir={data_dir!r} is not a folder; name one of UTF-8 files")
+        given = "no --data_dir is given" if data_dir is None else f"--data_dir={data_dir} is none"
+        raise UserError(f"folder: {given}; name a folder of UTF-8 files by --data_dir=FOLDER")
     root = Path(data_dir).expanduser()
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     texts = [text for text in map(_read_file, paths) if text]
@@ -128,7 +150,10 @@ def _read_file(path: Path) -> bytes:
 def _read_prepared(name: str, root: Path) -> Text:
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=root)
-    except ValueError as error:  # It is not there, or the name is not one.
+    except Exception as error:  # TFDS, protobuf and JSON each raise their own.
+        place = root / name.partition(":")[0]
+        if place.exists() and not isinstance(error, registered.DatasetNotFoundError):
+            raise _damaged(name, place, error) from error
         raise UserError(
             f"unknown text {name!r}{nearest(name, NAMES)}; one of: {', '.join(NAMES)}, or a data "
             f"set in {root}, as `tfds build --file_format=array_record --data_dir={root}` prepares"
@@ -151,8 +176,14 @@ def _joined(builder: Any, split: str) -> bytes:
             f"{builder.name}: the data in {builder.data_path} are of the format "
             f"{builder.info.file_format.value}; prepare them with --file_format=array_record"
         ) from error
+    except MemoryError:  # The data are sound: `load_text` tells of it.
+        raise
     except Exception as error:  # TFDS, protobuf and ArrayRecord each raise their own.
-        raise UserError(
-            f"{builder.name}: the prepared data in {builder.data_path} are incomplete or damaged "
-            f"({type(error).__name__}); delete that folder and prepare them again"
-        ) from error
+        raise _damaged(builder.name, builder.data_path, error) from error
+
+
+def _damaged(name: str, place: Any, error: Exception) -> UserError:
+    return UserError(
+        f"{name}: the prepared data in {place} are incomplete or damaged "
+        f"({type(error).__name__}); delete that folder and prepare them again"
+    )

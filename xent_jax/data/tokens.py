@@ -45,15 +45,6 @@ class Tokenizer:
     def vocabulary(self) -> int:
         return _BYTES + len(self.merges)
 
-    @cached_property
-    def byte_lengths(self) -> Int[np.ndarray, " vocabulary"]:
-        """How many bytes every token is.
-
-        A text whose tokens are predicted at a cross-entropy of n nats in total takes
-        n / ln 2 / byte_lengths[tokens].sum() bits per byte, whichever tokens it is made of.
-        """
-        return np.array([len(piece) for piece in self.pieces], np.int32)
-
     def encode(self, text: bytes) -> Int[np.ndarray, " tokens"]:
         if not self.merges:
             return np.frombuffer(text, np.uint8).astype(np.int32)
