@@ -48,6 +48,12 @@ def config_variant() -> str:
     return flag.config_filename.partition(":")[2]
 
 
+def default_workdir() -> Path:
+    """Returns the folder of what --config=FILE:VARIANT names: runs/FILE_VARIANT, or runs/FILE."""
+    stem, variant = Path(config_file() or "").stem, config_variant()
+    return Path("runs") / (f"{stem}_{variant}" if variant else stem)
+
+
 def run(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:
     """Runs `main` as absl does, but ends expected errors in one line and a status of their own."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import entry
+from xent_jax import models
 from xent_jax.errors import UserError
 from xent_jax.reporting.report import write_report
 from xent_jax.training import sweep
@@ -22,7 +23,7 @@ from xent_jax.training.stack import use_cores
 from xent_jax.training.study import expand, is_few_shot
 
 _CONFIG = entry.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (default: runs/CONFIG'S NAME).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (default: runs/FILE_VARIANT).")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets (default: TFDS's folder).")
 _RAW_DIR = flags.DEFINE_string("raw_dir", None, "The data set's canonical files, if at hand.")
 _CACHE = flags.DEFINE_string(
@@ -45,13 +46,15 @@ _MEMORY = flags.DEFINE_float("memory_gb", None, "Gigabytes of each device's memo
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    path = entry.config_file()
-    if path is None:
+    if entry.config_file() is None:
         raise UserError("no config is named; try --config=configs/noisy_labels.py")
+    if _CONFIG.value.get("model", {}).get("name") in models.LANGUAGE_MODELS:
+        raise UserError(
+            f"config.model.name={_CONFIG.value.model.name!r}: language models are not swept; train "
+            "them by python -m experiments.train"
+        )
     use_cores(factorise=any(map(is_few_shot, expand(_CONFIG.value))))
-    variant = entry.config_variant()
-    name = f"{Path(path).stem}_{variant}" if variant else Path(path).stem
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    workdir = Path(_WORKDIR.value or entry.default_workdir())
     entry.keep_compiled(workdir, _CACHE.value)
     if _MEMORY.value is not None and not _MEMORY.value > 0:
         raise UserError(

@@ -19,7 +19,7 @@ from xent_jax.reporting import summary
 from xent_jax.training.config import known_name
 
 _CONFIG = entry.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/CONFIG'S NAME).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/FILE_VARIANT).")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets, or a folder of text.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", None, "The data set's canonical files, if at hand.")
 _CACHE = flags.DEFINE_string(
@@ -61,8 +61,7 @@ def prepare(config: training.Config) -> Mapping[str, training.Run | training.Lan
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    path = entry.config_file()
-    if path is None:
+    if entry.config_file() is None:
         raise UserError("no config is named; try --config=configs/quickstart.py")
     places = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if None in places and any(place is not None for place in places):
@@ -70,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = training.check_config(_CONFIG.value)
-    workdir = Path(_WORKDIR.value or f"runs/{Path(path).stem}")
+    workdir = Path(_WORKDIR.value or entry.default_workdir())
     training.claim_workdir(workdir, config)
     entry.keep_compiled(workdir, _CACHE.value)
     # All are made ready before the first is trained, so that no mistake is told late.

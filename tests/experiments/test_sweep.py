@@ -24,3 +24,13 @@ def test_memory_that_is_no_memory_is_told():
     assert done.stderr == (
         "error: --memory_gb=0.0 must be above 0; leave it out for what is sensible\n"
     )
+
+
+def test_a_language_model_is_sent_to_the_command_that_trains_it():
+    command = [sys.executable, "-m", "experiments.sweep", "--config=configs/language_model.py:lstm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: config.model.name='lstm': language models are not swept; train them by "
+        "python -m experiments.train\n"
+    )

@@ -25,6 +25,9 @@ QUICK = [
 ]
 
 
+TEXT = "--config=configs/language_model.py"
+
+
 def _child(argv: list[str], output: str, fault: str | None) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -40,13 +43,17 @@ def _child(argv: list[str], output: str, fault: str | None) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
         records.append = full
+    if fault == "any folder":
+        train.training.claim_workdir = lambda workdir, _: sys.exit(str(workdir))
     entry.run(train.main)
 
 
 def start(argv: list[str], tmp_path: Path, fault: str | None = None):
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-    flags = [*argv, f"--data_dir={tmp_path / 'data'}"]
-    if not any(flag.startswith("--workdir") for flag in argv):
+    flags = [*argv]
+    if not any(flag.startswith((TEXT, "--data_dir")) for flag in argv):
+        flags.append(f"--data_dir={tmp_path / 'data'}")
+    if fault != "any folder" and not any(flag.startswith("--workdir") for flag in argv):
         flags.append(f"--workdir={tmp_path / 'work'}")
     output = tmp_path / f"output{time.monotonic_ns()}"
     process = _FORK.Process(target=_child, args=(flags, str(output), fault))
@@ -59,6 +66,8 @@ def run(argv: list[str], tmp_path: Path, fault: str | None = None) -> tuple[int 
     process.join(120)
     return process.exitcode, output.read_text()
 
+
+FOLDERS = ("loss", "baseline")
 
 MISTAKES = {
     "no config": ([], "--config=configs/quickstart.py"),
@@ -101,6 +110,21 @@ MISTAKES = {
         ["--config=configs/mnist_mlp.py", "--raw_dir=/nowhere"],
         "train-images-idx3-ubyte",
     ),
+    "a size that is none": (
+        [TEXT, "--config.tokens.name=bpe", "--config.tokens.size=big"],
+        "config.tokens.size='big' must be a whole number, at least 256",
+    ),
+    "a fraction of a size": (
+        [TEXT, "--config.tokens.name=bpe", "--config.tokens.size=300.5"],
+        "config.tokens.size=300.5 must be a whole number, at least 256",
+    ),
+    "a baseline of text": (
+        [TEXT, "--config.baseline.name=generalized_cross_entropy", "--config.baseline.q=3.0"],
+        "config.baseline: 'generalized_cross_entropy' cannot be trained so: q",
+    ),
+    "an unknown baseline of text": ([TEXT, "--config.baseline.name=mse"], "config.baseline.name"),
+    "a folder of no use": ([TEXT, "--data_dir=texts"], "--data_dir=texts is not read where"),
+    "no folder": ([TEXT, "--config.dataset.name=folder"], "no --data_dir is given; name a folder"),
     "workdir is a file": ([*QUICK, f"--workdir={__file__}"], "choose another"),
 }
 
@@ -120,7 +144,7 @@ def test_trains_and_summarises_and_then_has_nothing_to_do(tmp_path: Path) -> Non
     status, output = run(QUICK, tmp_path)
     assert status == 0, output
     assert "test accuracy" in output
-    for name in ("loss", "baseline"):
+    for name in FOLDERS:
         folder = tmp_path / "work" / name
         assert len(records.read(folder / "records.jsonl")) == 2
         assert (folder / "confusion_matrix.png").stat().st_size > 10_000
@@ -133,6 +157,36 @@ def test_trains_and_summarises_and_then_has_nothing_to_do(tmp_path: Path) -> Non
     status, other = run([*QUICK, "--config.seed=1"], tmp_path)
     assert status == 2
     assert "holds another config's run (seed: 0 -> 1" in other
+
+
+def test_each_variant_of_a_config_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    for variant, folder in {"": "language_model", ":bpe": "language_model_bpe"}.items():
+        process, output = start([TEXT + variant], tmp_path, fault="any folder")
+        process.join(60)
+        assert output.read_text() == f"runs/{folder}\n"
+
+
+def test_a_folder_s_text_is_trained_on_with_a_baseline(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("".join(f"line {i}: the cat sat on a mat\n" for i in range(40)))
+    tiny = ["width=8", "layers=1", "heads=2"]
+    argv = [TEXT, "--config.dataset.name=folder", f"--data_dir={texts}", "--compilation_cache="]
+    argv += [*(f"--config.model.{size}" for size in tiny), "--config.dataset.window=32"]
+    argv += ["--config.epochs=2", "--config.devices=1", "--config.steps_per_call=0"]
+    argv.append("--config.baseline.name=softmax_cross_entropy_with_integer_labels")
+    status, output = run(argv, tmp_path)
+    assert status == 0, output
+    assert "test perplexity" in output
+    found = [records.read(tmp_path / "work" / name / "records.jsonl") for name in FOLDERS]
+    told = [[each["test"]["perplexity"] for each in run] for run in found]
+    assert told[0] == pytest.approx(told[1], rel=1e-4)
+    assert told[0][1] < told[0][0] < 256
+    (texts / "b.txt").write_text("and another\n")
+    status, output = run(argv, tmp_path)
+    assert status == 2, output
+    assert "was saved by a run on other data (text_digest: " in output
+    assert len(output.strip().splitlines()) == 1
 
 
 def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
