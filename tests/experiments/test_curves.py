@@ -13,9 +13,14 @@ STORED = json.loads((catalogue.PICTURES / "curves.json").read_text())
 
 
 ROOMS = [*catalogue.ROOMS, "grey"]
+QUICK = ("information", "categorical", "binary", "imbalance", "metric", "grey")
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    "room",
+    # The others by `make test-slow`: together their programs take a minute and a half to compile.
+    [room if room in QUICK else pytest.param(room, marks=pytest.mark.slow) for room in ROOMS],
+)
 def test_last_curves_are_current(room: str) -> None:
     """The last of each picture alone, which is most often the farthest from the others."""
     for name, picture in _pictures(room):

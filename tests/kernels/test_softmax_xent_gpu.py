@@ -69,7 +69,7 @@ def test_awkward_sizes_and_dtypes_are_exact(rows, classes, dtype, slopes):
 
 
 @pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("slots", [8, 2])
+@pytest.mark.parametrize("slots", [pytest.param(8, marks=pytest.mark.slow), 2])
 def test_rows_that_warpgroups_share_in_memory_and_read_again(monkeypatch, slots):
     def planned(*arguments):
         plan = dataclasses.replace(original(*arguments), rows=2, slots=slots)
