@@ -76,6 +76,16 @@ def test_layouts_and_micro_batches_agree(layout: str) -> None:
         np.testing.assert_allclose(other[leaf], value, rtol=1e-4, atol=1e-5, err_msg=leaf)
 
 
+@pytest.mark.parametrize("vocabulary_devices", [1, 2])
+@pytest.mark.parametrize("token", [-1, tiny_text.VOCABULARY])
+def test_a_token_that_is_none_is_loud_on_any_devices(token: int, vocabulary_devices: int) -> None:
+    given = tiny_text.corpus(train=8 * tiny_text.WINDOW)
+    given.windows["train"]["inputs"][3, 2] = token
+    run = tiny_text.run(given, devices=2, vocabulary_devices=vocabulary_devices)
+    _, steps = make_feed(run, 0).train(run.runner.place_state(run.initial_state), 0, 0, 1)
+    assert np.isnan(steps.loss).all()
+
+
 def test_the_vocabulary_s_rows_and_moments_lie_on_their_devices() -> None:
     run = tiny_text.run(devices=4, vocabulary_devices=4)
     state = run.runner.place_state(run.initial_state)

@@ -154,12 +154,17 @@ def _hidden(
 def _rows(
     table: Float[Array, "rows width"], tokens_BxL: Int[Array, "windows length"]
 ) -> Float[Array, "windows length width"]:
-    """Returns the tokens' embeddings, of which each device of the axis adds those that it holds."""
+    """Returns the tokens' embeddings, of which each device of the axis adds those that it holds.
+
+    As `embed`, it gives NaN for a token outside of the vocabulary, which no device holds.
+    """
     tokens = jax.lax.all_gather(tokens_BxL, VOCABULARY, tiled=True)
     places = tokens - jax.lax.axis_index(VOCABULARY) * len(table)
     held = (places >= 0) & (places < len(table))
     rows = jnp.where(held[..., None], table[jnp.where(held, places, 0)], 0.0)
-    return jax.lax.psum_scatter(rows, VOCABULARY, tiled=True)
+    known = (tokens_BxL >= 0) & (tokens_BxL < len(table) * jax.lax.axis_size(VOCABULARY))
+    added = jax.lax.psum_scatter(rows, VOCABULARY, tiled=True)
+    return jnp.where(known[..., None], added, jnp.nan)
 
 
 def train_chunk(
