@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from configs import language_model
 from tests.training import tiny_run, tiny_text
 from xent_jax import models
+from xent_jax.data.text import load_text
+from xent_jax.data.tokens import byte_tokens, windows
 from xent_jax.errors import Interrupted, UserError
 from xent_jax.reporting import summary
 from xent_jax.training import (
@@ -101,6 +103,17 @@ def test_a_stopped_run_ends_as_the_whole_one(
     assert ours == theirs
 
 
+def test_a_run_does_not_go_on_with_another_text(
+    run: LanguageRun, workdir: Path, whole: loop.Result
+) -> None:
+    del whole  # It was trained in this folder.
+    other = run._replace(corpus=run.corpus._replace(digest="1" * 16))
+    message = f"other data .text_digest: {'0' * 16} -> {'1' * 16}.; give it the same data"
+    with pytest.raises(UserError, match=message) as told:
+        loop.train(other, workdir, progress=False)
+    assert "\n" not in str(told.value)
+
+
 def test_the_summary_tells_and_draws_them(whole: loop.Result, workdir: Path) -> None:
     told = summary.summarise(workdir)
     perplexity = f"{whole.records[-1]['test']['perplexity']:.3f}"
@@ -110,16 +123,33 @@ def test_the_summary_tells_and_draws_them(whole: loop.Result, workdir: Path) -> 
     assert (workdir / "learning_curve.png").stat().st_size > 1000
 
 
+def test_real_text_gives_the_same_perplexity_with_logits_as_without() -> None:
+    parts, found = load_text("python_language_reference"), []
+    columns = {
+        name: windows(byte_tokens(b"").encode(part), 32)._asdict()
+        for name, part in (("train", parts.train[:8192]), ("test", parts.validation[:2048]))
+    }
+    corpus = language_run.Corpus(columns, 256, test_bytes=2048, digest=parts.digest)
+    settings = {"optimizer": ConfigDict({"name": "adamw", "learning_rate": 0.01})}
+    naive = ConfigDict({"name": "softmax_cross_entropy_with_integer_labels"})
+    with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction leaves it implicit.
+        for loss in ({}, {"loss": naive}):
+            run = tiny_text.run(corpus, **settings, **loss)
+            feed, state = make_feed(run, 0), run.runner.place_state(run.initial_state)
+            state, _ = feed.train(state, 0, 0, run.steps_per_epoch)
+            found.append(run.describe({"test": feed.evaluate(state, "test")}, last=True)["test"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0]["perplexity"] < 60
+
+
 @pytest.mark.parametrize("variant", language_model.VARIANTS)
 def test_every_variant_can_be_made(variant: str) -> None:
     config = check_config(language_model.get_config(variant))
     config.unlock().devices = 1
     size = config.tokens.get("size", 256)
     given = tiny_text.corpus(train=2 * config.batch_size)._replace(vocabulary=size)
-    model = (
-        config.model.to_dict() | {"width": 8} | ({"heads": 2} if "heads" in config.model else {})
-    )
-    config.model = ConfigDict(model | ({"hidden": 8} if "hidden" in config.model else {}))
+    heads = {"heads": 2} if "heads" in config.model else {}
+    config.model = ConfigDict(config.model.to_dict() | {"width": 8} | heads)
     # Adam's own bias correction does not keep the rule on implicit casts.
     with jax.numpy_dtype_promotion("standard"):
         run = prepare_language_model(config, given)
@@ -173,10 +203,23 @@ MISTAKES = {
     "a model's argument": ({"model.depth": 2}, "'transformer' has no argument 'depth'"),
     "heads": ({"model.heads": 3}, "heads=3 must divide width=8"),
     "a type of number": ({"model.dtype": "float8"}, "float8"),
+    "a number of bits": ({"model.dtype": 16}, "dtype=16 is not offered; one of: float32, bfloat16"),
     "no width": ({"model": ConfigDict({"name": "lstm", "layers": 1})}, "'lstm' cannot be made"),
     "a loss's argument": ({"loss.zloss": 1.0}, "has no argument 'zloss'.*'z_loss'"),
     "a loss's range": ({"loss.label_smoothing": 2.0}, "cannot be trained so: label_smoothing"),
     "an implementation": ({"loss.implementation": "quick"}, "cannot be trained so: implementation"),
+    "a baseline's range": (
+        {"baseline": ConfigDict({"name": "linear_softmax_cross_entropy", "z_loss": -1.0})},
+        "config.baseline: 'linear_softmax_cross_entropy' cannot be trained so: z_loss",
+    ),
+    "a baseline's logits": (
+        {
+            "devices": 2,
+            "vocabulary_devices": 2,
+            "baseline": ConfigDict({"name": "generalized_cross_entropy"}),
+        },
+        "config.baseline: 'generalized_cross_entropy' needs all logits",
+    ),
     "an unknown loss": ({"loss.name": "linear_softmax"}, "config.loss.name='linear_softmax'"),
 }
 
@@ -193,6 +236,12 @@ def test_mistakes_are_told_in_one_line(mistake: str) -> None:
     ("changes", "place", "message"),
     [
         ({"tokens.name": "words"}, {}, "config.tokens.name='words' is unknown.*bytes, bpe"),
+        (
+            {"tokens": ConfigDict({"name": "bpe", "size": "big"})},
+            {},
+            "config.tokens.size='big' must be a whole number, at least 256",
+        ),
+        ({"tokens": ConfigDict({"name": "bpe", "size": 300.5})}, {}, "tokens.size=300.5 must be a"),
         ({"tokens.size": 300}, {}, "config.tokens: 'bytes' has no argument 'size'"),
         ({}, {"raw_dir": "files"}, "--raw_dir"),
     ],

@@ -219,16 +219,15 @@ def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
-def compute_dtype(name: str) -> Any:
+def compute_dtype(name: Any) -> Any:
     """Returns the dtype in which layers multiply; parameters, statistics and logits are float32.
 
     Raises:
       UserError: it is none that is offered (float16 would need its loss scaled).
     """
     if name not in _DTYPES:
-        raise UserError(
-            f"dtype={name!r} is not offered{nearest(name, _DTYPES)}; one of: {', '.join(_DTYPES)}"
-        )
+        near = nearest(str(name), _DTYPES)
+        raise UserError(f"dtype={name!r} is not offered{near}; one of: {', '.join(_DTYPES)}")
     return _DTYPES[name]
 
 

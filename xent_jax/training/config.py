@@ -44,7 +44,7 @@ def default_config() -> Config:
     config.devices = 0  # how many to use; 0: all there are
 
     config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # one of xent_jax.data.NAMES
+    config.dataset.name = "digits"  # one of xent_jax.data.NAMES, or a text as data/text.py names it
     config.dataset.resident = "auto"  # keep it on the device ('yes'), stream it ('no'), by its size
     config.dataset.standardise = True  # by the training images' mean and deviation, per channel
     config.dataset.shift = 0  # random crop after padding by so many pixels
@@ -55,7 +55,8 @@ def default_config() -> Config:
     # Sections that name a function and hold its arguments:
     config.imbalance = ConfigDict({"name": "none"})  # or one of xent_jax.data.IMBALANCES, ratio=
     config.corruption = ConfigDict({"name": "none"})  # or one of xent_jax.data.CORRUPTIONS, rate=
-    config.model = ConfigDict({"name": "mlp"})  # one of xent_jax.models.NAMES
+    config.model = ConfigDict({"name": "mlp"})  # one of xent_jax.models.NAMES or LANGUAGE_MODELS
+    # One of xent_jax.training.trainable_losses(), or a text's linear_softmax_cross_entropy
     config.loss = ConfigDict({"name": "softmax_cross_entropy_with_integer_labels"})
     config.baseline = ConfigDict({"name": "none"})  # a loss trained alike and drawn beside it
     config.optimizer = ConfigDict({"name": "adam", "learning_rate": 1e-3})  # optax's name for it

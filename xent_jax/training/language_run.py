@@ -38,8 +38,8 @@ from xent_jax.typing import Array
 LINEAR = "linear_softmax_cross_entropy"
 """The loss of a config that never holds logits; all others of the catalogue are given them."""
 
-# Not logit_softcap, temperature and class_prior: they change the probabilities that the model gives,
-# and evaluation, and whoever uses the model, would have to apply them as well.
+# Not logit_softcap, temperature and class_prior: they change what the model's probabilities are, so
+# that evaluation, and whoever uses the model, would have to apply them as well.
 _LINEAR_ARGUMENTS = ("label_smoothing", "z_loss", "implementation")
 
 _UNREAD = ("corruption", "imbalance", "sampler", "reweighting", "mixing", "second_stage")
@@ -249,8 +249,8 @@ def _of_logits(section: str, config: Config, vocabulary: int) -> SumOfLosses:
     name = known_name(section, config[section].name, (LINEAR, *trainable_losses()))
     if config.vocabulary_devices > 1:
         raise UserError(
-            f"config.{section}: {name!r} needs all logits: set config.vocabulary_devices=1, or name "
-            f"{LINEAR}"
+            f"config.{section}: {name!r} needs all logits: set config.vocabulary_devices=1, or "
+            f"name {LINEAR}"
         )
     shape = jax.ShapeDtypeStruct
     fed = {"logits": shape((2, vocabulary), jnp.float32), "labels": shape((2,), jnp.int32)}

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from xent_jax.errors import Diverged, Interrupted
+from xent_jax.errors import Diverged, Interrupted, UserError
 from xent_jax.reporting import records
 from xent_jax.reporting.tensorboard import EventWriter
 from xent_jax.training import evaluation
 from xent_jax.training.checkpoint import Checkpointer
-from xent_jax.training.config import as_plain
+from xent_jax.training.config import as_plain, differences
 from xent_jax.training.feed import AnyRun, Feed, make_feed
 from xent_jax.training.run import Run, claim_workdir
 from xent_jax.training.signals import StopRequest
@@ -66,7 +67,7 @@ def train(
       progress: show a progress bar where there is a terminal.
 
     Raises:
-      UserError: the folder holds another config's run or cannot be written.
+      UserError: the folder holds another config's run, or one on other data, or cannot be written.
       Diverged: the loss or the state stopped being finite; the last checkpoint stays.
       Interrupted: SIGTERM or SIGINT; the run was saved first.
     """
@@ -152,12 +153,23 @@ def _restored(run: AnyRun, checkpoints: Checkpointer) -> tuple[TrainState, Tally
     if restored is None:
         return state, Tally()
     _, state, metadata = restored
+    data = _data(run)
+    if other := differences(data, metadata.get("data", data)):
+        raise UserError(
+            f"{checkpoints.directory} was saved by a run on other data ({'; '.join(other[:3])}); "
+            "give it the same data, choose another --workdir, or delete that folder"
+        )
     return run.runner.place_state(state), Tally(**metadata["tally"])
 
 
 def _metadata(run: AnyRun, tally: Tally) -> dict[str, Any]:
-    """What a checkpoint says beside the state: where the epoch is, and what its run adds."""
-    return {"tally": tally._asdict(), **run.metadata}
+    """What a checkpoint says beside the state: where the epoch is, its data, what its run adds."""
+    return {"tally": tally._asdict(), "data": _data(run), **run.metadata}
+
+
+def _data(run: AnyRun) -> dict[str, Any]:
+    """What a run may only go on with: its data's facts, as JSON gives them back."""
+    return as_plain(ConfigDict(run.facts))
 
 
 def _chunks(run: AnyRun, step: int) -> Iterator[tuple[int, int, int]]:
