@@ -123,6 +123,7 @@ def test_the_summary_tells_and_draws_them(whole: loop.Result, workdir: Path) -> 
     assert (workdir / "learning_curve.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_real_text_gives_the_same_perplexity_with_logits_as_without() -> None:
     parts, found = load_text("python_language_reference"), []
     columns = {
@@ -161,6 +162,7 @@ def test_an_unknown_variant_is_told() -> None:
         language_model.get_config("byte")
 
 
+@pytest.mark.slow  # 43 losses
 def test_every_loss_that_can_be_prepared_is_traced_on_devices_of_their_own_tokens() -> None:
     mesh, by_window = Mesh(np.asarray(jax.devices()[:2]), ("data",)), P("data")
     shape, prepared = jax.ShapeDtypeStruct, []

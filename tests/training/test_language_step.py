@@ -63,7 +63,15 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+QUICK = ("8 micro-batches", "4 devices, 2 micro-batches", "lstm, vocabulary over 2 of 4")
+QUICK += ("vocabulary over 2 of 4, 2 micro-batches", "logits on 2 devices, 2 micro-batches")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    # Each compiles a program of its own; what the others show, these show together.
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS],
+)
 def test_layouts_and_micro_batches_agree(layout: str) -> None:
     run = tiny_text.run(uneven(), **LAYOUTS[layout])
     one, other = alone(run.config.model.name), trained(run)
