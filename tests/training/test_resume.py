@@ -89,7 +89,7 @@ def untimed(workdir: Path) -> list[dict]:
     return lines
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn4"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn4", marks=pytest.mark.slow)])
 def test_killed_run_ends_as_the_whole_one(model: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / f"{model}-whole", tmp_path / f"{model}-killed"
     assert run_child(model, str(whole), str(tmp_path), None) == 0
