@@ -51,10 +51,7 @@ def token_terms(
 
 
 def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, Any]:
-    asked, (layer, hidden, labels, where) = split_asked(arguments)
-    forward = first_derivative_only(functools.partial(_forward, settings))
-    terms, normalizer = forward(layer, hidden, labels, where)
-    return terms, (asked, layer, hidden, labels, where, normalizer)
+    return saving_forward(functools.partial(_forward, settings), arguments)
 
 
 def token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:
@@ -352,6 +349,13 @@ def split_asked(arguments: tuple[Any, ...]) -> tuple[Asked, tuple[Any, ...]]:
         return jax.tree.map(function, arguments, is_leaf=lambda x: isinstance(x, CustomVJPPrimal))
 
     return Asked(each(lambda x: x.perturbed)), each(lambda x: x.value)
+
+
+def saving_forward(forward: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Terms, Any]:
+    """Returns a forward rule's terms, and what the way back needs besides their cotangents."""
+    asked, arrays = split_asked(arguments)
+    terms, normalizer = first_derivative_only(forward)(*arrays)
+    return terms, (asked, *arrays, normalizer)
 
 
 def only(asked: Any, tree: Any) -> Any:

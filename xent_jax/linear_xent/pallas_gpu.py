@@ -35,6 +35,7 @@ from xent_jax.linear_xent import chunked
 from xent_jax.linear_xent.chunked import (
     first_derivative_only,
     loss_and_gradients,
+    saving_forward,
     split_asked,
     sum_and_gradients,
     weighted_sum_backward,
@@ -76,10 +77,8 @@ def _token_terms(
     return _forward(layer, hidden, labels, where)[0]
 
 
-def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, Any]:
-    asked, arrays = split_asked(arguments)
-    terms, normalizer = first_derivative_only(_forward)(*arrays)
-    return terms, (asked, *arrays, normalizer)
+def _token_terms_forward(_settings: Settings, *arguments: Any) -> tuple[Terms, Any]:
+    return saving_forward(_forward, arguments)
 
 
 _token_terms.defvjp(_token_terms_forward, chunked.token_terms_backward, symbolic_zeros=True)

@@ -25,12 +25,11 @@ from jax.experimental import pallas as pl
 
 from xent_jax.linear_xent import pallas_tpu_blocks as blocks
 from xent_jax.linear_xent.chunked import (
-    first_derivative_only,
     hidden_gradient,
     instantiated,
     layer_gradient,
     only,
-    split_asked,
+    saving_forward,
 )
 from xent_jax.linear_xent.pallas_tpu_blocks import Tiling
 from xent_jax.linear_xent.reference import (
@@ -38,13 +37,11 @@ from xent_jax.linear_xent.reference import (
     Layer,
     Normalizer,
     Settings,
-    Strengths,
     Terms,
-    Tokens,
     adjusted,
     masked,
     products,
-    total_loss,
+    sum_of_terms,
 )
 from xent_jax.typing import Array
 
@@ -72,19 +69,6 @@ class Slopes(NamedTuple):
     of_occurring: Any  # of each class that can occur
 
 
-def weighted_sum(
-    settings: Settings,
-    layer: Layer,
-    strengths: Strengths,
-    hidden: Array,
-    weights: Array | None,
-    tokens: Tokens,
-) -> Array:
-    """Returns the sum of the tokens' losses times their weights."""
-    terms = token_terms(settings, layer, hidden, tokens.labels, tokens.where)
-    return total_loss(terms, strengths, weights, tokens)
-
-
 def token_terms(
     settings: Settings, layer: Layer, hidden: Array, labels: Array, where: Array | None
 ) -> Terms:
@@ -95,6 +79,9 @@ def token_terms(
     """
     _check(settings)
     return _token_terms(settings, blocks.by_class(layer), masked(hidden, where), labels)
+
+
+weighted_sum = functools.partial(sum_of_terms, token_terms)
 
 
 def _check(settings: Settings) -> None:
@@ -116,10 +103,7 @@ def _token_terms(settings: Settings, layer: Layer, hidden: Array, labels: Array)
 
 
 def _token_terms_forward(settings: Settings, *arguments: Any) -> tuple[Terms, Any]:
-    asked, arrays = split_asked(arguments)
-    forward = first_derivative_only(functools.partial(_forward, settings))
-    terms, normalizer = forward(*arrays)
-    return terms, (asked, *arrays, normalizer)
+    return saving_forward(functools.partial(_forward, settings), arguments)
 
 
 def _token_terms_backward(settings: Settings, saved: Any, cotangents: Terms) -> tuple[Any, ...]:

@@ -11,6 +11,8 @@ the third, which has lost their digits where logits are large; so an implementat
 summands, and derivatives are taken of each with m held constant, for the sums do not depend on it.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -85,7 +87,8 @@ def token_terms(
     return terms_of(settings, layer, masked(z, where), labels)[0]
 
 
-def weighted_sum(
+def sum_of_terms(
+    terms_of: Callable[..., Terms],
     settings: Settings,
     layer: Layer,
     strengths: Strengths,
@@ -93,9 +96,12 @@ def weighted_sum(
     weights: Array | None,
     tokens: Tokens,
 ) -> Array:
-    """Returns the sum of the tokens' losses times their weights."""
-    terms = token_terms(settings, layer, hidden, tokens.labels, tokens.where)
+    """Returns the sum of the tokens' losses times their weights, from an implementation's terms."""
+    terms = terms_of(settings, layer, hidden, tokens.labels, tokens.where)
     return total_loss(terms, strengths, weights, tokens)
+
+
+weighted_sum = functools.partial(sum_of_terms, token_terms)
 
 
 def products(settings: Settings, layer: Layer, hidden: Array) -> Array:

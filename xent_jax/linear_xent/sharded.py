@@ -30,11 +30,9 @@ from jax.flatten_util import ravel_pytree
 from xent_jax.linear_xent.reference import (
     Layer,
     Settings,
-    Strengths,
     Terms,
-    Tokens,
     possible,
-    total_loss,
+    sum_of_terms,
 )
 from xent_jax.linear_xent.varying import vary_alike
 from xent_jax.typing import Array
@@ -54,21 +52,7 @@ def over(axes: Axes, implementation: ModuleType) -> ModuleType | Sharded:
     if not axes:
         return implementation
     terms = functools.partial(token_terms, axes, implementation)
-    return Sharded(terms, functools.partial(weighted_sum, terms))
-
-
-def weighted_sum(
-    terms_of: Callable[..., Terms],
-    settings: Settings,
-    layer: Layer,
-    strengths: Strengths,
-    hidden: Array,
-    weights: Array | None,
-    tokens: Tokens,
-) -> Array:
-    """Returns the sum of the tokens' losses times their weights."""
-    terms = terms_of(settings, layer, hidden, tokens.labels, tokens.where)
-    return total_loss(terms, strengths, weights, tokens)
+    return Sharded(terms, functools.partial(sum_of_terms, terms))
 
 
 def token_terms(
