@@ -24,7 +24,7 @@ from absl import flags
 
 import xent_jax as xent
 from experiments.bench import contest, programs
-from experiments.bench.size import ROUNDS, asked
+from experiments.bench.size import ROUNDS
 from xent_jax.linear_xent import arguments
 from xent_jax.linear_xent.api import IMPLEMENTATIONS
 
@@ -56,19 +56,16 @@ def measure() -> dict[str, Any]:
 def _contest(shape: tuple[int, ...], dtype: str, platform: str) -> contest.Figures:
     tokens, features, classes = shape
     workload = Workload(tokens, features, classes, dtype)
-    of_jax, of_torch = asked(_jax_losses(platform), _torch_losses(platform))
-    correct = exact(workload)
-    with contest.processes() as start:
-        ours = start()
-        contestants = [contest.enter(ours, _PRODUCTS, {}, products_program, workload)]
-        contestants += [
-            contest.enter(ours, name, correct, prepare, workload, programs.jax_program, loss)
-            for name, loss in of_jax.items()
-        ]
-        contestants += programs.torch_contestants(
-            start, platform, of_torch, correct, prepare, workload
-        )
-        figures = contest.compete(contestants, ROUNDS.value or _ROUNDS)
+    figures = programs.contend(
+        platform,
+        (_PRODUCTS, products_program),
+        _jax_losses(platform),
+        _torch_losses(platform),
+        exact(workload),
+        prepare,
+        workload,
+        ROUNDS.value or _ROUNDS,
+    )
     useful = 6 * workload.tokens * workload.features * workload.classes
     for name, of_one in figures.items():
         if "failed" not in of_one:

@@ -9,12 +9,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import eager
-from experiments.bench.contest import Contestant, Prepared, enter
+from experiments.bench.contest import (
+    Contestant,
+    Figures,
+    Prepared,
+    compete,
+    enter,
+    processes,
+)
+from experiments.bench.size import asked
 
 Loss = Callable[..., Any]
 """Of arrays and labels; the mean of its values is differentiated."""
 Sample = Callable[..., dict[str, np.ndarray]]
 """What is compared of the values and the gradients."""
+
+
+def contend(
+    platform: str,
+    floor: tuple[str, Callable[..., Prepared]],
+    of_jax: Mapping[str, Loss],
+    of_torch: Mapping[str, tuple[Callable[..., Prepared], Loss]],
+    correct: Mapping[str, np.ndarray],
+    prepare: Callable[..., Prepared],
+    workload: Any,
+    rounds: int,
+) -> Figures:
+    """Returns the figures of the floor, and of all losses that --only asks for, taking turns.
+
+    Args:
+      platform: of JAX's contestants.
+      floor: its name, and what makes it of the workload.
+      of_jax, of_torch: losses by their names, PyTorch's each with what makes a program of it.
+      correct: what the losses' samples should be.
+      prepare: (workload, program, loss) -> what is timed.
+      workload: what all compute.
+      rounds: how often each has its turn.
+    """
+    of_jax, of_torch = asked(of_jax, of_torch)
+    name, make = floor
+    with processes() as start:
+        ours = start()
+        contestants = [enter(ours, name, {}, make, workload)]
+        contestants += [
+            enter(ours, name, correct, prepare, workload, jax_program, loss)
+            for name, loss in of_jax.items()
+        ]
+        contestants += torch_contestants(start, platform, of_torch, correct, prepare, workload)
+        return compete(contestants, rounds)
 
 
 def begin_torch(threads: int | None) -> None:

@@ -14,7 +14,7 @@ import optax
 
 import xent_jax as xent
 from experiments.bench import contest, programs
-from experiments.bench.size import ROUNDS, asked
+from experiments.bench.size import ROUNDS
 
 _SHAPES = {
     "cpu": ["8192x1000", "4096x32768"],
@@ -38,19 +38,16 @@ def measure() -> dict[str, Any]:
 def _contest(shape: tuple[int, ...], dtype: str, platform: str) -> contest.Figures:
     examples, classes = shape
     workload = Workload(examples, classes, dtype)
-    of_jax, of_torch = asked(_JAX_LOSSES, _torch_losses(platform))
-    correct = exact(workload)
-    with contest.processes() as start:
-        ours = start()
-        contestants = [contest.enter(ours, _COPY, {}, copy_program, workload)]
-        contestants += [
-            contest.enter(ours, name, correct, prepare, workload, programs.jax_program, loss)
-            for name, loss in of_jax.items()
-        ]
-        contestants += programs.torch_contestants(
-            start, platform, of_torch, correct, prepare, workload
-        )
-        figures = contest.compete(contestants, ROUNDS.value or _ROUNDS)
+    figures = programs.contend(
+        platform,
+        (_COPY, copy_program),
+        _JAX_LOSSES,
+        _torch_losses(platform),
+        exact(workload),
+        prepare,
+        workload,
+        ROUNDS.value or _ROUNDS,
+    )
     for of_one in figures.values():
         if "failed" not in of_one:
             of_one["of a copy's speed"] = figures[_COPY]["minimum_ms"] / of_one["minimum_ms"]
