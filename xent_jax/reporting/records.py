@@ -115,7 +115,7 @@ def describe_environment() -> Record:
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version(), **_versions()},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "processor": {"model": _processor(), "cores": os.cpu_count()},
         "device": {
             "platform": device.platform,
