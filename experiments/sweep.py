@@ -19,8 +19,9 @@ from xent_jax.errors import UserError
 from xent_jax.reporting.report import write_report
 from xent_jax.training import sweep
 from xent_jax.training.cluster_sweep import sweep_on_cluster
+from xent_jax.training.grouping import groups_of
 from xent_jax.training.stack import use_cores
-from xent_jax.training.study import expand, is_few_shot
+from xent_jax.training.study import expand, is_few_shot, matching
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (default: runs/FILE_VARIANT).")
@@ -53,7 +54,8 @@ def main(argv: Sequence[str]) -> None:
             f"config.model.name={_CONFIG.value.model.name!r}: language models are not swept; train "
             "them by python -m experiments.train"
         )
-    use_cores(factorise=any(map(is_few_shot, expand(_CONFIG.value))))
+    members = matching(expand(_CONFIG.value), _ONLY.value)
+    use_cores(max(map(len, groups_of(members))), factorise=any(map(is_few_shot, members)))
     workdir = Path(_WORKDIR.value or entry.default_workdir())
     entry.keep_compiled(workdir, _CACHE.value)
     if _MEMORY.value is not None and not _MEMORY.value > 0:

@@ -82,20 +82,20 @@ def measure() -> dict[str, Any]:
 def _contest(workload: Workload) -> dict[str, Any]:
     with contextlib.ExitStack() as processes:
 
-        def process(*, cores: bool) -> ProcessPoolExecutor:
+        def process(runs: int) -> ProcessPoolExecutor:
             spawn = multiprocessing.get_context("spawn")  # A fork would share JAX's threads.
-            return processes.enter_context(ProcessPoolExecutor(1, spawn, _begin, (cores,)))
+            return processes.enter_context(ProcessPoolExecutor(1, spawn, _begin, (runs,)))
 
-        ours = process(cores=True)
-        sweeps = [_enter(ours, f"sweep of {n}", n, _swept, workload, n) for n in RUNS.value]
-        rivals = [_enter(process(cores=False), _ALONE, 1, _alone, workload)]
+        sweeps = [_enter(process(n), f"sweep of {n}", n, _swept, workload, n) for n in RUNS.value]
+        rivals = [_enter(process(1), _ALONE, 1, _alone, workload)]
         for name, tuned in {"PyTorch": False, "PyTorch, tuned": True}.items():
             if eager.INSTALLED:
-                rivals.append(_enter(process(cores=False), name, 1, _torch, workload, tuned))
+                rivals.append(_enter(process(1), name, 1, _torch, workload, tuned))
         figures = _rounds([*sweeps, *rivals])
         _report(workload, figures, [c.name for c in sweeps], [c.name for c in rivals])
         short = workload._replace(examples=-(-workload.examples // _PARTS_OF_WIDTHS))
-        widths = [_enter(ours, f"width {n}", n, _side_by_side, short, n) for n in _WIDTHS.value]
+        wide = process(os.cpu_count() or 1)  # A device for each core.
+        widths = [_enter(wide, f"width {n}", n, _side_by_side, short, n) for n in _WIDTHS.value]
         of_widths = _rounds(widths)
     _report_widths(short, of_widths)
     return {"examples": workload.examples, "batch_size": _BATCH} | figures | of_widths
@@ -147,15 +147,14 @@ def _enter(
     return Contestant(process, name, runs, process.submit(_prepare, name, make, given).result())
 
 
-def _begin(cores: bool) -> None:
-    """Makes this process a sweep's, which has a device for every core of a CPU, or a single run's.
+def _begin(runs: int) -> None:
+    """Gives this process a CPU's devices as a sweep of so many runs has them.
 
     An accelerator's memory is shared by all contestants.
     """
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
-    if cores:
-        use_cores()
+    use_cores(runs)
 
 
 def _prepare(name: str, make: Callable[..., Program], given: Sequence[Any]) -> float:

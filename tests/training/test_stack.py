@@ -18,7 +18,7 @@ from xent_jax.training import default_study, expand, prepare
 from xent_jax.training.feed import make_feed
 from xent_jax.training.grouping import assemble, groups_of
 from xent_jax.training.run import make_sets
-from xent_jax.training.stack import compile_stack, make_stack, stacked
+from xent_jax.training.stack import compile_stack, make_stack, stacked, use_cores
 from xent_jax.training.study import Member
 
 TRAIN, TEST = tiny_run.dataset(40), tiny_run.dataset(10)
@@ -230,7 +230,7 @@ def test_a_stack_is_cut_to_the_memory_there_is(monkeypatch: pytest.MonkeyPatch):
 
 _FACTORISE = """
 from xent_jax.training.stack import use_cores
-use_cores(factorise=True)
+use_cores(1000, factorise=True)
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 def factorise(keys):
@@ -253,3 +253,14 @@ def test_factorisations_on_every_core_do_not_wait_for_one_another():
     environment = {key: value for key, value in os.environ.items() if key not in kept}
     command = [sys.executable, "-c", _FACTORISE]
     subprocess.run(command, env=environment, check=True, timeout=240)
+
+
+@pytest.mark.parametrize("runs", [1, 1000])
+def test_runs_that_are_fewer_than_cores_have_as_few_devices(runs, monkeypatch):
+    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PJRT_NPROC", "2")  # To be put back.
+    options = {}
+    monkeypatch.setattr(jax.config, "update", options.__setitem__)
+    use_cores(runs)
+    assert options == {"jax_num_cpu_devices": min(runs, len(os.sched_getaffinity(0)))}

@@ -79,7 +79,7 @@ def train_share(task: Task) -> float:
     """Trains, in a worker, the runs of a share that are not finished; returns the seconds."""
     began, place = time.monotonic(), task["place"]
     members = unfinished(place.workdir, members_of(place.workdir, task["runs"]))
-    use_cores(factorise=any(map(is_few_shot, members)))
+    use_cores(len(members), factorise=any(map(is_few_shot, members)))
     group = members_of(place.workdir, task["group"])
     folder = group_folder(place.workdir, group)
     with Progress(len(members), len(members), shown=False) as told, StopRequest() as stop:

@@ -35,10 +35,11 @@ _MEMORY = Path("/proc/meminfo")
 _SHARE_OF_MEMORY = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
-def use_cores(*, factorise: bool = False) -> None:
+def use_cores(runs: int, *, factorise: bool = False) -> None:
     """Makes a device of every core of a CPU, as runs are spread over devices.
 
     Args:
+      runs: in the largest stack. There are no more devices than these: they share the cores.
       factorise: whether a run factorises batches of matrices, as ridge regression does. JAX shares
         out such a batch among the threads of XLA's pool and waits for them in one of these: were
         there no more threads than devices, all of them could wait for ever. One thread more costs
@@ -47,7 +48,7 @@ def use_cores(*, factorise: bool = False) -> None:
     if "XLA_FLAGS" in os.environ or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     cores = len(os.sched_getaffinity(0))
-    jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_num_cpu_devices", max(1, min(cores, runs)))
     os.environ.setdefault("PJRT_NPROC", str(cores + factorise))
 
 
