@@ -84,22 +84,23 @@ def focal_by_hand(t, gamma):
     return power * s, first, second, -np.logaddexp(0, t) * power * s
 
 
+@jax.jit
+@functools.partial(jnp.vectorize, excluded={2})
+def focal_derivatives(z, y, gamma):
+    loss = functools.partial(xent.sigmoid_focal_loss, alpha=None)
+    slope = jax.grad(lambda z: loss(z, y, gamma=gamma))
+    in_gamma = jax.grad(lambda gamma: loss(z, y, gamma=gamma))(gamma)
+    return loss(z, y, gamma=gamma), slope(z), jax.grad(slope)(z), in_gamma
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
 def test_focal_loss_however_sure_the_prediction(gamma):
     labels = np.array([[0], [1]])
     logits = np.stack([-SURE, SURE])
-
-    def derivatives(z, y, gamma):
-        loss = functools.partial(xent.sigmoid_focal_loss, alpha=None)
-        slope = jax.grad(lambda z: loss(z, y, gamma=gamma))
-        in_gamma = jax.grad(lambda gamma: loss(z, y, gamma=gamma))(gamma)
-        return loss(z, y, gamma=gamma), slope(z), jax.grad(slope)(z), in_gamma
-
-    everywhere = jnp.vectorize(derivatives, excluded={2})
     with np.errstate(over="ignore"):
         expected = focal_by_hand(SURE, gamma)
     labels = np.broadcast_to(labels, logits.shape)
-    ours = jax.jit(everywhere)(np.float32(logits), labels, np.float32(gamma))
+    ours = focal_derivatives(np.float32(logits), labels, np.float32(gamma))
     for order, (values, exact) in enumerate(zip(ours, expected, strict=True)):
         signs = [-1, 1] if order == 1 else [1, 1]
         rounding = 1e-7 if order < 2 else 5e-6  # of 1 - p, times a loss of 17
@@ -204,7 +205,7 @@ def test_labels_outside_the_unit_interval_give_nan_and_a_nan_gradient(loss):
     np.testing.assert_array_equal(np.isnan(gradient[:, 0]), [True, True, True, False, False])
     assert np.all(np.isfinite(value[:, 1]))
     assert np.all(np.isfinite(gradient[:, 1]))
-    rounded = loss(np.ones((2, 2), np.float32), np.array([[1, 0], [1, 0]]))
+    rounded = jax.jit(loss)(np.ones((2, 2), np.float32), np.array([[1, 0], [1, 0]]))
     np.testing.assert_array_equal(value[3:], rounded)
 
 
@@ -303,7 +304,7 @@ def test_zlpr_of_extreme_logits():
     ]
     np.testing.assert_allclose(gradient, rows, rtol=1e-5, atol=1e-7)
     still = (jnp.zeros_like(logits), jnp.zeros_like(labels))
-    _, tangent = jax.jvp(xent.zlpr_multilabel, (logits, labels), still)
+    _, tangent = jax.jit(functools.partial(jax.jvp, xent.zlpr_multilabel))((logits, labels), still)
     assert np.all(tangent == 0)
 
 
@@ -340,11 +341,11 @@ def test_masked_elements_of_sets_are_as_if_they_were_not_there(loss):
     expected, expected_gradient = loss_and_gradient(loss, logits[:, where[0]], labels[:, where[0]])
     dirty, wrong = np.where(where, logits, np.nan), np.where(where, labels, -7)
     dirty[0, 1], dirty[0, 4] = INF, -INF
-    value, gradient = loss_and_gradient(loss, dirty, wrong, where=where)
+    value, gradient = compiled(loss)(dirty, wrong, where=where)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient[:, where[0]], expected_gradient, rtol=1e-5, atol=1e-7)
     assert np.all(gradient[~where] == 0)
-    value, gradient = loss_and_gradient(loss, dirty, wrong, where=np.zeros_like(where))
+    value, gradient = compiled(loss)(dirty, wrong, where=np.zeros_like(where))
     assert np.all(value == 0)
     assert np.all(gradient == 0)
 
@@ -397,11 +398,11 @@ def test_masked_examples_of_the_lovasz_softmax():
         xent.lovasz_softmax, logits[:, where[0]], labels[:, where[0]]
     )
     dirty, wrong = np.where(where[..., None], logits, np.nan), np.where(where, labels, -7)
-    value, gradient = loss_and_gradient(xent.lovasz_softmax, dirty, wrong, where=where)
+    value, gradient = compiled(xent.lovasz_softmax)(dirty, wrong, where=where)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient[:, where[0]], expected_gradient, rtol=1e-5, atol=1e-7)
     assert np.all(gradient[~where] == 0)
-    value, gradient = loss_and_gradient(xent.lovasz_softmax, dirty, wrong, where=~where & where)
+    value, gradient = compiled(xent.lovasz_softmax)(dirty, wrong, where=np.zeros_like(where))
     assert np.all(value == 0)
     assert np.all(gradient == 0)
     value, gradient = loss_and_gradient(
@@ -464,14 +465,16 @@ def test_lovasz_hinge_of_infinite_errors():
 
 
 def test_soft_masks_have_no_lovasz_hinge():
-    assert np.isnan(xent.lovasz_hinge(np.float32([[1.0, 2.0]]), np.float32([[1.0, 0.5]])))
+    logits, labels = np.float32([[1.0, 2.0]]), np.float32([[1.0, 0.5]])
+    assert np.isnan(jax.jit(xent.lovasz_hinge)(logits, labels))
 
 
 def test_a_loss_near_zero_keeps_its_digits():
     logits, labels = np.float32([[16.0, 17.0, -16.0]]), np.array([[1, 1, 0]])
     misses, false_alarms = sigmoid(-16.0) + sigmoid(-17.0), sigmoid(-16.0)
     expected = (misses + false_alarms) / 2 / (3.0 - misses + (misses + false_alarms) / 2)
-    np.testing.assert_allclose(xent.binary_dice_loss(logits, labels), [expected], rtol=1e-5)
+    ours = jax.jit(xent.binary_dice_loss)(logits, labels)
+    np.testing.assert_allclose(ours, [expected], rtol=1e-5)
 
 
 # ------------------------------------------------------------------ messages
@@ -497,7 +500,7 @@ def test_arguments_that_do_not_fit_are_told():
 def test_class_counts_that_do_not_fit_are_told():
     logits, labels = np.ones((2, 3), np.float32), np.ones((2, 3), np.int32)
     balanced = functools.partial(xent.distribution_balanced, logits, labels, num_examples=1000)
-    assert np.all(np.isfinite(balanced(**class_counts(3))))
+    assert np.all(np.isfinite(jax.jit(lambda: balanced(**class_counts(3)))()))
     with pytest.raises(ValueError, match=r"class_counts must have shape \(3,\), got \(2,\)"):
         balanced(**class_counts(2))
     for bad in ([0, 5, 5], [1000, 5, 5]):

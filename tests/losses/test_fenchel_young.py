@@ -91,35 +91,39 @@ def test_fenchel_young_losses(name, logits, others):
 
 @over_pairs
 def test_keeps_the_order_and_a_constant_added_to_the_logits(name):
-    logits = np.float32(np.random.default_rng(0).integers(-8, 8, size=(20, 6)) / 4)
-    p, loss, *_ = compiled(name)(logits, np.float32(np.eye(6)[[0] * 20]))
-    shifted, same, *_ = compiled(name)(logits + 512, np.float32(np.eye(6)[[0] * 20]))
-    np.testing.assert_array_equal(p, shifted)
-    np.testing.assert_allclose(loss, same, rtol=1e-6)
-    order = np.argsort(logits, axis=-1)
-    assert np.all(np.diff(np.take_along_axis(np.asarray(p), order, -1), axis=-1) >= 0)
+    for seed in range(4):
+        logits = np.float32(np.random.default_rng(seed).integers(-8, 8, size=(6, 5)) / 4)
+        p, loss, *_ = compiled(name)(logits, np.float32(np.eye(5)[[0] * 6]))
+        shifted, same, *_ = compiled(name)(logits + 512, np.float32(np.eye(5)[[0] * 6]))
+        np.testing.assert_array_equal(p, shifted)
+        np.testing.assert_allclose(loss, same, rtol=1e-6)
+        order = np.argsort(logits, axis=-1)
+        assert np.all(np.diff(np.take_along_axis(np.asarray(p), order, -1), axis=-1) >= 0)
 
 
 @over_pairs
 def test_ties_are_exact(name):
-    logits = np.float32([[3, 3, 3, 3], [2, 2, -9e4, -INF], [1e4, 1e4, 1e4, -1e4], [0, 0, 0, -INF]])
-    p, *_ = compiled(name)(logits, np.float32(np.eye(4)))
-    expected = [[1 / 4] * 4, [0.5, 0.5, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 3, 1 / 3, 1 / 3, 0]]
-    np.testing.assert_allclose(p, expected, rtol=1e-6)
-    assert np.all(np.ptp(np.asarray(p)[2:, :3], axis=-1) == 0)
+    rows = [[3] * 5, [3, 3, 3, 3, -INF], [2, 2, -9e4, -INF, -INF], [7, 0, -9e4, -INF, -INF]]
+    threes = [[1e4, 1e4, 1e4, -1e4, -1e4], [0, 0, 0, -INF, -INF]]
+    p, *_ = compiled(name)(np.float32(rows + threes), np.float32(np.eye(5)[[0] * 6]))
+    expected = [[1 / 5] * 5, [1 / 4] * 4 + [0], [0.5, 0.5, 0, 0, 0]]
+    np.testing.assert_allclose(p[:3], expected, rtol=1e-6)
+    np.testing.assert_allclose(p[4:], [[1 / 3, 1 / 3, 1 / 3, 0, 0]] * 2, rtol=1e-6)
+    assert np.all(np.ptp(np.asarray(p)[4:, :3], axis=-1) == 0)
 
 
 @over_pairs
 def test_logits_of_any_size(name):
-    logits = np.float32([[1e4, -1e4, 0], [1e30, 0, -1e30], [-INF, -INF, 5], [-INF] * 3])
-    targets = np.float32([[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]])
-    p, loss, gradient, moved = compiled(name)(logits, targets)
-    np.testing.assert_array_equal(p[:3], [[1, 0, 0], [1, 0, 0], [0, 0, 1]])
-    np.testing.assert_allclose(loss[:3], [2e4, 0, 0])
-    np.testing.assert_array_equal(gradient[:3], (p - targets)[:3])
-    assert np.all(np.isfinite(moved[:3]))
+    logits = [[1e4, -1e4, 0, 0, 0], [1e30, 0, -1e30, 0, 0], [-INF, -INF, 5, -INF, -INF]]
+    logits += [[-1e30, -1e30, -1e30, 5, -INF], [0, 0, 0, 0, 1e20], [-INF] * 5]
+    targets = np.float32(np.eye(5)[[1, 0, 2, 3, 4, 0]])
+    p, loss, gradient, moved = (np.asarray(x) for x in compiled(name)(np.float32(logits), targets))
+    np.testing.assert_array_equal(p[:5], np.eye(5)[[0, 0, 2, 3, 4]])
+    np.testing.assert_allclose(loss[:5], [2e4, 0, 0, 0, 0])
+    np.testing.assert_array_equal(gradient[:5], (p - targets)[:5])
+    assert np.all(np.isfinite(moved[:5]))
     for array in (p, loss, gradient):
-        assert np.all(np.isnan(array[3]))
+        assert np.all(np.isnan(array[5]))
 
 
 @over_pairs
@@ -130,7 +134,7 @@ def test_exactly_zero_from_the_margin_on(name):
     margin = 1.0 / (alpha - 1.0)
     leads = np.float32([margin - 0.1, margin + 1e-3, margin + 5])
     logits = np.stack([leads, 0 * leads, 0 * leads - 1], -1)
-    losses = loss(logits, np.zeros(3, np.int32))
+    losses = np.asarray(jax.jit(loss)(logits, np.zeros(3, np.int32)))
     np.testing.assert_array_equal(losses > 1e-9, [True, False, False])
     np.testing.assert_array_equal(losses[1:], 0)
 
@@ -175,20 +179,26 @@ def test_masks_axes_and_maps():
     dirty = np.where(where[:, None, :], logits, np.nan)
 
     for to_simplex in (xent.sparsemax, xent.entmax15, xent.entmax):
-        expected = np.moveaxis(np.asarray(to_simplex(np.moveaxis(logits, 1, -1))), -1, 1)
 
-        def weighted(z, to_simplex=to_simplex):
-            return (to_simplex(z, where=where, axis=1) * jnp.cos(jnp.asarray(logits))).sum()
+        @jax.jit
+        def everything(logits, dirty, to_simplex=to_simplex):
+            def weighted(z):
+                p = to_simplex(z, where=where, axis=1)
+                return (p * jnp.cos(logits)).sum(), p
 
-        p = to_simplex(dirty, where=where, axis=1)
+            plain = to_simplex(jnp.moveaxis(logits, 1, -1)), to_simplex(logits)
+            edges = to_simplex(logits[:0, 0]), to_simplex(logits[:1, 0, :1])
+            rows = jax.vmap(jax.vmap(to_simplex))(logits)
+            return plain, jax.grad(weighted, has_aux=True)(dirty), rows, edges
+
+        plain, (gradient, p), rows, edges = jax.tree.map(np.asarray, everything(logits, dirty))
+        expected = np.moveaxis(plain[0], -1, 1)
         np.testing.assert_allclose(p, np.where(where[:, None, :], expected, 0.0), rtol=1e-6)
-        gradient = np.asarray(jax.grad(weighted)(jnp.asarray(dirty)))
         assert np.all(gradient[~np.broadcast_to(where[:, None, :], dirty.shape)] == 0)
         assert np.all(np.isfinite(gradient))
-        rows = jax.vmap(jax.vmap(to_simplex))(logits)
-        np.testing.assert_allclose(rows, to_simplex(logits), rtol=1e-5, atol=1e-7)
-        assert to_simplex(np.zeros((0, 3), np.float32)).shape == (0, 3)
-        np.testing.assert_array_equal(to_simplex(np.float32([[7.0]])), [[1.0]])
+        np.testing.assert_allclose(rows, plain[1], rtol=1e-5, atol=1e-7)
+        assert edges[0].shape == (0, 5)
+        np.testing.assert_array_equal(edges[1], [[1.0]])
     with pytest.raises(ValueError, match="one boolean per example"):
         xent.sparsemax(logits, where=where)
 
@@ -196,19 +206,29 @@ def test_masks_axes_and_maps():
 def test_one_order_per_head():
     logits = np.float32(np.random.default_rng(5).normal(size=(3, 6)))
     orders = np.float32([1.0, 1.5, 2.0])
-    p = jax.vmap(lambda z, alpha: xent.entmax(z, alpha=alpha))(logits, orders)
-    expected = [jax.nn.softmax(logits[0]), xent.entmax15(logits[1]), xent.sparsemax(logits[2])]
+
+    @jax.jit
+    def both(logits, orders):
+        p = jax.vmap(lambda z, alpha: xent.entmax(z, alpha=alpha))(logits, orders)
+        return p, [jax.nn.softmax(logits[0]), xent.entmax15(logits[1]), xent.sparsemax(logits[2])]
+
+    p, expected = both(logits, orders)
     np.testing.assert_allclose(p, np.stack(expected), rtol=1e-5, atol=1e-7)
 
 
 def test_targets_that_hold_zeros_have_finite_slopes():
     logits, targets = np.float32([[0.3, -1.0, -INF]]), np.float32([[1.0, 0.0, 0.0]])
-    for loss in (xent.multiclass_sparsemax_loss, xent.entmax15_loss, xent.entmax_loss):
-        slopes = jax.grad(lambda t, loss=loss: loss(logits, t).sum())(targets)
-        assert np.all(np.isfinite(slopes))
+    of_order = functools.partial(xent.entmax_loss, alpha=1.5)
+    losses = xent.multiclass_sparsemax_loss, xent.entmax15_loss, xent.entmax_loss, of_order
+
+    @jax.jit
+    def derivatives(targets):
+        return [jax.grad(lambda t, loss=loss: loss(logits, t).sum())(targets) for loss in losses]
+
+    slopes = derivatives(targets)
+    assert np.all(np.isfinite(slopes))
     # d Omega(t) / dt_k = (alpha t^(alpha - 1) - 1) / (alpha (alpha - 1)), less the logit.
-    slopes = jax.grad(lambda t: xent.entmax_loss(logits, t, alpha=1.5).sum())(targets)
-    np.testing.assert_allclose(slopes[0, :2], [2 / 3 - 0.3, -4 / 3 + 1.0], rtol=1e-5)
+    np.testing.assert_allclose(slopes[-1][0, :2], [2 / 3 - 0.3, -4 / 3 + 1.0], rtol=1e-5)
 
 
 def test_one_class_label_is_its_one_hot_distribution():
@@ -216,36 +236,41 @@ def test_one_class_label_is_its_one_hot_distribution():
     labels = np.array([0, 1, 2, 3, 0])
     for loss in (xent.multiclass_sparsemax_loss, xent.entmax15_loss, xent.entmax_loss):
         np.testing.assert_array_equal(
-            loss(logits, labels), loss(logits, np.eye(4, dtype=np.float32)[labels])
+            jax.jit(loss)(logits, labels),
+            jax.jit(loss)(logits, np.eye(4, dtype=np.float32)[labels]),
         )
 
 
 def test_two_classes_are_the_binary_loss():
     logits, labels = np.float32([-3.0, -0.5, 0.0, 0.7, 2.0]), np.array([0, 1, 1, 0, 1])
     pairs = np.stack([0 * logits, logits], -1)
-    np.testing.assert_allclose(
-        xent.sparsemax_loss(logits, labels),
-        xent.multiclass_sparsemax_loss(pairs, labels),
-        atol=1e-6,
-    )
+    binary = jax.jit(xent.sparsemax_loss)(logits, labels)
+    multiclass = jax.jit(xent.multiclass_sparsemax_loss)(pairs, labels)
+    np.testing.assert_allclose(binary, multiclass, atol=1e-6)
 
 
 def test_binary_losses_of_infinite_outputs():
     outputs, sides = np.float32([INF, -INF, INF, -INF]), np.array([1, -1, -1, 1])
-    for loss, labels in (
-        (xent.hinge_loss, sides),
-        (xent.perceptron_loss, sides),
-        (xent.sparsemax_loss, sides > 0),
-    ):
-        value, pullback = jax.vjp(lambda z, loss=loss, y=labels: loss(z, y), outputs)
+
+    @jax.jit
+    def values_and_gradients(outputs):
+        losses = (
+            lambda z: xent.hinge_loss(z, sides),
+            lambda z: xent.perceptron_loss(z, sides),
+            lambda z: xent.sparsemax_loss(z, sides > 0),
+        )
+        return [(loss(outputs), jax.grad(lambda z, f=loss: f(z).sum())(outputs)) for loss in losses]
+
+    for value, gradient in values_and_gradients(outputs):
         np.testing.assert_array_equal(value, [0, 0, INF, INF])
-        assert not np.any(np.isnan(pullback(np.ones(4, np.float32))[0]))
+        assert not np.any(np.isnan(gradient))
 
 
 def test_sides_that_are_none_give_nan():
     outputs, sides = np.float32([0.5, 0.5]), np.array([3, -1])
-    assert np.isnan(xent.hinge_loss(outputs, sides)[0])
-    assert math.isclose(xent.hinge_loss(outputs, sides)[1], 1.5)
+    loss = np.asarray(jax.jit(xent.hinge_loss)(outputs, sides))
+    assert np.isnan(loss[0])
+    assert math.isclose(loss[1], 1.5)
 
 
 def test_agrees_with_optax():
@@ -254,20 +279,18 @@ def test_agrees_with_optax():
     labels = np.random.default_rng(8).integers(0, 5, 20)
     sides = np.where(labels > 2, 1, -1)
     scores = logits[:, 0]
-    with jax.numpy_dtype_promotion("standard"):
-        theirs = [
-            losses.multiclass_sparsemax_loss(logits, labels),
-            losses.multiclass_perceptron_loss(jnp.asarray(logits), labels),
-            losses.sparsemax_loss(scores, jnp.asarray(labels > 2)),
-            losses.hinge_loss(scores, sides),
-            losses.perceptron_loss(scores, sides),
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def values(of, logits, labels, scores, sides):
+        return [
+            of.multiclass_sparsemax_loss(logits, labels),
+            of.multiclass_perceptron_loss(logits, labels),
+            of.sparsemax_loss(scores, labels > 2),
+            of.hinge_loss(scores, sides),
+            of.perceptron_loss(scores, sides),
         ]
-    ours = [
-        xent.multiclass_sparsemax_loss(logits, labels),
-        xent.multiclass_perceptron_loss(logits, labels),
-        xent.sparsemax_loss(scores, labels > 2),
-        xent.hinge_loss(scores, sides),
-        xent.perceptron_loss(scores, sides),
-    ]
-    for mine, other in zip(ours, theirs, strict=True):
+
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = values(losses, logits, labels, scores, sides)
+    for mine, other in zip(values(xent, logits, labels, scores, sides), theirs, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,7 @@
 """What the matrix does not see: support sets with holes, and derivatives through an adaptation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,11 @@ import xent_jax as xent
 from tests.losses.cases.few_shot import episode
 from tests.losses.cases.row import softmax
 
+compiled = functools.partial(jax.jit, static_argnames="num_classes")
 HEADS = {
-    xent.prototypical: xent.prototypical_logits,
-    xent.matching_network: xent.matching_network_logits,
-    xent.ridge_regression: xent.ridge_regression_logits,
+    xent.prototypical: compiled(xent.prototypical_logits),
+    xent.matching_network: compiled(xent.matching_network_logits),
+    xent.ridge_regression: compiled(xent.ridge_regression_logits),
 }
 over_losses = pytest.mark.parametrize("loss", HEADS, ids=lambda f: f.__name__)
 
@@ -24,19 +27,19 @@ def draw(examples=6, classes=3, seed=0):
     return tuple(x.astype(np.float32 if x.dtype.kind == "f" else np.int32) for x in drawn)
 
 
-def loss_and_gradients(loss, queries, labels, support, support_labels, **keywords):
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(loss, queries, labels, support, support_labels, **keywords):
+    def total(queries, support):
+        value = loss(queries, labels, support, support_labels, num_classes=3, **keywords)
+        return value.sum(), value
+
+    gradients, value = jax.grad(total, (0, 1), has_aux=True)(queries, support)
+    return value, *gradients
+
+
+def loss_and_gradients(*arguments, **keywords):
     """Returns the loss, and its sum's gradients by the queries and the support."""
-
-    @jax.jit
-    def derivatives(queries, support):
-        def total(queries, support):
-            value = loss(queries, labels, support, support_labels, num_classes=3, **keywords)
-            return value.sum(), value
-
-        gradients, value = jax.grad(total, (0, 1), has_aux=True)(queries, support)
-        return value, *gradients
-
-    return [np.asarray(x) for x in derivatives(queries, support)]
+    return [np.asarray(x) for x in derivatives(*arguments, **keywords)]
 
 
 # ------------------------------------------------------------------ every head
@@ -69,7 +72,7 @@ def test_a_class_without_support_cannot_occur(loss):
     queries, labels, support, support_labels = draw()
     support_labels = np.where(support_labels == 1, 2, support_labels)
     labels = np.array([0, 1, 2, 0, 2, 0])
-    logits = HEADS[loss](queries, support, support_labels, num_classes=3)
+    logits = np.asarray(HEADS[loss](queries, support, support_labels, num_classes=3))
     assert np.all(np.isneginf(logits[:, 1]))
     assert np.all(np.isfinite(logits[:, [0, 2]]))
     value, *gradients = loss_and_gradients(loss, queries, labels, support, support_labels)
@@ -96,16 +99,15 @@ def test_labels_outside_the_classes_give_nan(loss):
 @over_losses
 def test_episodes_map_and_queries_take_any_shape(loss):
     episodes = [np.stack(arrays) for arrays in zip(draw(), draw(seed=1), strict=True)]
-    together = jax.jit(jax.vmap(lambda *arrays: loss(*arrays, num_classes=3)))(*episodes)
+    of_episode = jax.jit(functools.partial(loss, num_classes=3))
+    together = np.asarray(jax.jit(jax.vmap(of_episode))(*episodes))
     for i in range(2):
-        alone = loss(*(x[i] for x in episodes), num_classes=3)
+        alone = of_episode(*(x[i] for x in episodes))
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
     queries, labels, support, support_labels = draw()
-    shaped = loss(
-        queries.reshape(2, 3, 3), labels.reshape(2, 3), support, support_labels, num_classes=3
-    )
-    np.testing.assert_allclose(shaped.ravel(), together[0], rtol=1e-4, atol=1e-5)
-    single = loss(queries[0], jnp.asarray(labels[0]), support, support_labels, num_classes=3)
+    shaped = of_episode(queries.reshape(2, 3, 3), labels.reshape(2, 3), support, support_labels)
+    np.testing.assert_allclose(np.ravel(shaped), together[0], rtol=1e-4, atol=1e-5)
+    single = of_episode(queries[0], jnp.asarray(labels[0]), support, support_labels)
     np.testing.assert_allclose(single, together[0][0], rtol=1e-4, atol=1e-5)
 
 
@@ -129,7 +131,7 @@ def test_arguments_that_do_not_fit_are_told(loss):
 
 def test_prototypical_networks_are_linear_classifiers():
     queries, _, support, support_labels = draw()
-    logits = xent.prototypical_logits(queries, support, support_labels, num_classes=3)
+    logits = HEADS[xent.prototypical](queries, support, support_labels, num_classes=3)
     means = np.stack([support[support_labels == k].mean(0) for k in range(3)])
     linear = 2.0 * queries @ means.T - (means**2).sum(-1)
     np.testing.assert_allclose(softmax(np.asarray(logits)), softmax(linear), rtol=1e-5)
@@ -139,16 +141,16 @@ def test_prototypical_networks_are_linear_classifiers():
 
 def test_one_example_per_class_is_a_softmax_over_distances():
     queries, labels, support, _ = draw()
-    loss = xent.prototypical(queries, labels, support[:3], np.arange(3), num_classes=3)
+    loss = compiled(xent.prototypical)(queries, labels, support[:3], np.arange(3), num_classes=3)
     distances = ((queries[:, None] - support[None, :3]) ** 2).sum(-1)
     np.testing.assert_allclose(loss, -np.log(softmax(-distances)[range(6), labels]), rtol=1e-5)
 
 
 def test_distances_far_from_the_origin_keep_their_digits():
     queries, _, support, support_labels = draw()
-    near = xent.prototypical_logits(queries, support, support_labels, num_classes=3)
+    near = HEADS[xent.prototypical](queries, support, support_labels, num_classes=3)
     offset = np.float32(1024.0)  # rounds the embeddings by 1e-4, their squares by 0.1
-    far = xent.prototypical_logits(
+    far = HEADS[xent.prototypical](
         queries + offset, support + offset, support_labels, num_classes=3
     )
     np.testing.assert_allclose(far, near, rtol=2e-3, atol=2e-3)
@@ -176,7 +178,7 @@ def test_ridge_regression_is_the_least_squares_solution(examples):
     classes = min(examples, 3)
     targets = np.eye(classes)[support_labels]
     for penalty in (1e-2, 1.0, 50.0):
-        ours = xent.ridge_regression_logits(
+        ours = HEADS[xent.ridge_regression](
             queries, support, support_labels, num_classes=classes, penalty=penalty
         )
         rows = np.concatenate([support, np.sqrt(penalty) * np.eye(3)])
@@ -237,12 +239,12 @@ def test_the_gradient_through_the_adaptation_is_that_of_finite_differences():
 def test_first_order_is_the_gradient_at_the_adapted_parameters():
     with jax.enable_x64(True):
         params, (x, y) = network(), task(0.3)
-        adapted = params
+        adapted, gradient = params, jax.jit(jax.grad(squared_error))
         for _ in range(3):  # by hand
-            slopes = jax.grad(squared_error)(adapted, x[::2], y[::2])
+            slopes = gradient(adapted, x[::2], y[::2])
             adapted = jax.tree.map(lambda value, slope: value - 0.1 * slope, adapted, slopes)
-        expected = jax.grad(squared_error)(adapted, x[1::2], y[1::2])
-        ours = jax.grad(lambda params: outer_loss(params, first_order=True))(params)
+        expected = gradient(adapted, x[1::2], y[1::2])
+        ours = jax.jit(jax.grad(lambda params: outer_loss(params, first_order=True)))(params)
         for left, right in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-10)
 
@@ -283,13 +285,19 @@ def test_adaptation_descends_and_its_edges():
     def loss(params):
         return squared_error(params, np.float32(x), np.float32(y))
 
-    losses = [loss(xent.maml_adapt(params, loss, steps=n)) for n in (0, 1, 5, 50)]
-    assert losses[0] == loss(params)
+    def of_rate(rate):
+        return loss(xent.maml_adapt(params, loss, steps=1, learning_rate=rate))
+
+    @jax.jit
+    def everything(params, rate):
+        losses = [loss(xent.maml_adapt(params, loss, steps=n)) for n in (0, 1, 5, 50)]
+        return losses, jax.value_and_grad(loss)(params), jax.grad(of_rate)(rate)
+
+    losses, (unadapted, slopes), slope_of_rate = everything(params, 0.0)
+    assert losses[0] == unadapted
     assert np.all(np.diff(losses) < 0.0)
-    rate = jax.grad(lambda rate: loss(xent.maml_adapt(params, loss, steps=1, learning_rate=rate)))
-    slopes = jax.grad(loss)(params)
     norm = sum(np.sum(np.square(slope)) for slope in jax.tree.leaves(slopes))
-    np.testing.assert_allclose(rate(0.0), -norm, rtol=1e-4)
+    np.testing.assert_allclose(slope_of_rate, -norm, rtol=1e-4)
     half = xent.maml_adapt(jnp.ones(2, jnp.bfloat16), jnp.sum, steps=1, learning_rate=1e-4)
     np.testing.assert_allclose(half, np.float32([1.0 - 1e-4] * 2), rtol=1e-6)
     with pytest.raises(ValueError, match="steps must be at least 0"):

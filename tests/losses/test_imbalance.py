@@ -74,7 +74,8 @@ def test_ldam_margins_minimise_the_bound_on_the_balanced_error():
         return 1 / (margin * np.sqrt(counts[0])) + 1 / ((1 - margin) * np.sqrt(counts[1]))
 
     best = scipy.optimize.minimize_scalar(bound, bounds=(0.01, 0.99), method="bounded").x
-    loss = xent.ldam(np.zeros((2, 2), np.float32), np.arange(2), class_counts=counts, scale=1.0)
+    ldam = jax.jit(functools.partial(xent.ldam, class_counts=counts, scale=1.0))
+    loss = np.asarray(ldam(np.zeros((2, 2), np.float32), np.arange(2)))
     margins = np.log(np.expm1(loss))  # as the loss is log(1 + e^m)
     np.testing.assert_allclose(margins[1], 0.5, rtol=1e-5)
     np.testing.assert_allclose(margins / margins.sum(), [best, 1 - best], rtol=1e-4)
@@ -82,7 +83,7 @@ def test_ldam_margins_minimise_the_bound_on_the_balanced_error():
 
 def test_ldam_scales_cosines_once():
     cosines, labels = np.tanh(batch()[0]), batch()[1]
-    ours = xent.ldam(cosines, labels, class_counts=COUNTS)
+    ours = jax.jit(xent.ldam)(cosines, labels, class_counts=COUNTS)
     np.testing.assert_allclose(
         ours, references.ldam(np.float64(cosines), labels, COUNTS, 0.5, 30.0), rtol=1e-5, atol=1e-5
     )
@@ -93,8 +94,8 @@ def test_harmonised_gradients_have_the_same_weight_in_every_bin_that_holds_any()
     logits = np.float32(np.concatenate([rng.normal(-4, 1, 500), rng.normal(0, 2, 40)]))
     labels = np.zeros(540, np.int32)
     state = xent.init_gradient_harmonising_state(num_bins=10)
-    loss, _ = xent.gradient_harmonising(logits, labels, state, momentum=0.0)
-    weights = np.asarray(loss / xent.sigmoid_binary_cross_entropy(logits, labels))
+    loss, _ = jax.jit(xent.gradient_harmonising)(logits, labels, state, momentum=0.0)
+    weights = np.asarray(loss) / jax.jit(xent.sigmoid_binary_cross_entropy)(logits, labels)
     bins = (10 * sigmoid(logits)).astype(int)
     totals = np.bincount(bins, weights, minlength=10)
     np.testing.assert_allclose(totals[totals > 0], 540 / 10, rtol=1e-4)
@@ -103,20 +104,24 @@ def test_harmonised_gradients_have_the_same_weight_in_every_bin_that_holds_any()
 def test_equal_counts_leave_the_cross_entropy():
     logits, labels = batch()
     counts, prior = np.full(4, 70), np.full(4, 0.25, np.float32)
-    losses = {
-        "logit_adjusted": xent.logit_adjusted(logits, labels, class_prior=prior, tau=1.7),
-        "balanced_softmax": xent.balanced_softmax(logits, labels, class_counts=counts),
-        "vector_scaling": xent.vector_scaling(logits, labels, class_counts=counts),
-        "temperature": xent.class_dependent_temperature(logits, labels, class_counts=counts),
-        "smoothing": xent.label_aware_smoothing(logits, labels, class_counts=counts),
-        "equalization": xent.equalization(logits, labels, class_prior=prior),
-        "seesaw": xent.seesaw(logits, np.arange(6) % 4, counts - [2, 2, 1, 1], q=0.0)[0],
-    }
-    for name, loss in losses.items():
+
+    @jax.jit
+    def losses(z):
+        return {
+            "logit_adjusted": xent.logit_adjusted(z, labels, class_prior=prior, tau=1.7),
+            "balanced_softmax": xent.balanced_softmax(z, labels, class_counts=counts),
+            "vector_scaling": xent.vector_scaling(z, labels, class_counts=counts),
+            "temperature": xent.class_dependent_temperature(z, labels, class_counts=counts),
+            "smoothing": xent.label_aware_smoothing(z, labels, class_counts=counts),
+            "equalization": xent.equalization(z, labels, class_prior=prior),
+            "seesaw": xent.seesaw(z, np.arange(6) % 4, counts - [2, 2, 1, 1], q=0.0)[0],
+        }
+
+    for name, loss in losses(logits).items():
         truth = np.arange(6) % 4 if name == "seesaw" else labels
         np.testing.assert_allclose(loss, cross_entropy(logits, truth), rtol=1e-5, err_msg=name)
     for weights in (xent.class_balanced_weights, xent.inverse_frequency_weights):
-        np.testing.assert_allclose(weights(counts), np.ones(4), rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(weights)(counts), np.ones(4), rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------ weights
@@ -150,16 +155,17 @@ def test_deferred_reweighting_starts_at_its_epoch_inside_jit():
 def test_tau_normalised_weights_have_the_norms_to_the_power_of_what_is_left():
     weights = np.float32(np.random.default_rng(0).normal(size=(3, 5)))
     weights[1] = 0.0
+    normalise = jax.jit(xent.tau_normalise, static_argnames="axis")
     for tau in (0.0, 0.4, 1.0):
-        ours = xent.tau_normalise(weights, tau=tau)
+        ours = np.asarray(normalise(weights, tau=tau))
         norms = np.linalg.norm(weights, axis=-1)
         np.testing.assert_allclose(np.linalg.norm(ours[0]), norms[0] ** (1 - tau), rtol=1e-5)
         assert np.all(ours[1] == 0)
-        np.testing.assert_allclose(xent.tau_normalise(weights.T, tau=tau, axis=0), ours.T)
+        np.testing.assert_allclose(normalise(weights.T, tau=tau, axis=0), ours.T)
     for factor in (1e-30, 1e30):  # whose squares are beyond float32
-        ours = xent.tau_normalise(np.float32(factor) * weights)
-        np.testing.assert_allclose(ours, xent.tau_normalise(weights), rtol=1e-5)
-    gradient = jax.jacrev(lambda w: xent.tau_normalise(w).sum())(weights)
+        ours = normalise(np.float32(factor) * weights)
+        np.testing.assert_allclose(ours, normalise(weights), rtol=1e-5)
+    gradient = jax.jit(jax.grad(lambda w: xent.tau_normalise(w).sum()))(weights)
     assert np.all(np.isfinite(gradient))
 
 
@@ -172,10 +178,6 @@ def test_a_class_without_examples():
     counts, prior = np.array([80, 15, 5, 0]), np.float32([0.8, 0.15, 0.05, 0.0])
     rest = {"class_counts": counts[:3]}
 
-    def without(loss, **keywords):
-        return loss(logits[:, :3], labels, **keywords)
-
-    @jax.jit
     def losses(z):
         return {
             "adjusted": xent.logit_adjusted(z, labels, class_prior=prior),
@@ -185,27 +187,38 @@ def test_a_class_without_examples():
             "ldam": xent.ldam(jnp.tanh(z), labels, class_counts=counts),
         }
 
-    ours = losses(logits)
-    expected = {
-        "adjusted": without(xent.logit_adjusted, class_prior=prior[:3]),
-        "softmax": without(xent.balanced_softmax, **rest),
-        "scaling": without(xent.vector_scaling, **rest),
-        "temperature": cross_entropy(logits * [1, *(counts[1:3] / 80) ** 0.3, 0], labels),
-        "ldam": xent.ldam(np.tanh(logits), labels, class_counts=np.array([80, 15, 5, 5])),
-    }
-    gradients = jax.jacrev(lambda z: {k: v.sum() for k, v in losses(z).items()})(logits)
+    def without_it(z):
+        seen = z[:, :3], labels
+        return {
+            "adjusted": xent.logit_adjusted(*seen, class_prior=prior[:3]),
+            "softmax": xent.balanced_softmax(*seen, **rest),
+            "scaling": xent.vector_scaling(*seen, **rest),
+            "ldam": xent.ldam(jnp.tanh(z), labels, class_counts=np.array([80, 15, 5, 5])),
+        }
+
+    @jax.jit
+    def everything(z):
+        totals = jax.jacrev(lambda z: {k: v.sum() for k, v in losses(z).items()})
+        return losses(z), without_it(z), totals(z)
+
+    ours, expected, gradients = everything(logits)
+    temperatures = [1, *(counts[1:3] / 80) ** 0.3, 0]
+    expected["temperature"] = cross_entropy(logits * temperatures, labels)
     for name, loss in ours.items():
         np.testing.assert_allclose(loss, expected[name], rtol=1e-5, err_msg=name)
         assert np.all(np.isfinite(gradients[name]))
         if name != "ldam":
             assert np.all(gradients[name][:, 3] == 0)
 
-    fourth = np.full(6, 3)
-    for loss in (xent.balanced_softmax, xent.vector_scaling):
-        assert np.all(np.isposinf(loss(logits, fourth, class_counts=counts)))
-    for loss in (xent.class_balanced_focal_loss,):
-        assert np.all(loss(logits, fourth, class_counts=counts) == 0)
-    unseen = xent.logit_adjustment_posthoc(logits, class_prior=prior)[:, 3]
+    @jax.jit
+    def of_the_fourth(z):
+        losses = xent.balanced_softmax, xent.vector_scaling, xent.class_balanced_focal_loss
+        return [loss(z, np.full(6, 3), class_counts=counts) for loss in losses]
+
+    *infinite, focal = of_the_fourth(logits)
+    assert np.all(np.isposinf(infinite))
+    assert np.all(focal == 0)
+    unseen = np.asarray(xent.logit_adjustment_posthoc(logits, class_prior=prior))[:, 3]
     assert np.all(np.isneginf(unseen))
     np.testing.assert_array_equal(
         xent.logit_adjustment_posthoc(logits, class_prior=prior, tau=0.0), logits
@@ -315,20 +328,24 @@ def test_extreme_logits_of_the_losses_that_the_matrix_does_not_try():
 def test_equalization_by_chance_spares_rare_classes_as_often_as_gamma():
     logits, labels = np.zeros((4000, 3), np.float32), np.zeros(4000, np.int32)
     prior = np.float32([0.99, 0.007, 0.003])  # the last is rare
-    loss = xent.equalization(logits, labels, class_prior=prior, gamma=0.8, key=jax.random.key(0))
+    key = jax.random.key(0)
+    of_gamma = jax.jit(
+        lambda gamma: xent.equalization(logits, labels, class_prior=prior, gamma=gamma, key=key)
+    )
+    loss = np.asarray(of_gamma(0.8))
     spared = np.isclose(loss, np.log(2))
     np.testing.assert_allclose(loss[~spared], np.log(3), rtol=1e-6)
     assert abs(spared.mean() - 0.8) < 0.02
-    surely = xent.equalization(logits, labels, class_prior=prior, gamma=1.0, key=jax.random.key(0))
-    np.testing.assert_allclose(surely, np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(of_gamma(1.0), np.log(2), rtol=1e-6)
 
 
 def test_equalization_without_chance_takes_a_class_out_however_large_its_logit():
     logits = np.float32([[1.0, 2.0, 1e4], [1.0, 2.0, 200.0]])
     prior = np.float32([0.6, 0.399, 0.001])
-    loss = functools.partial(xent.equalization, class_prior=prior, gamma=1.0)
+    loss = jax.jit(functools.partial(xent.equalization, class_prior=prior, gamma=1.0))
     labels = np.array([0, 1])
-    value, gradient = jax.value_and_grad(lambda z: loss(z, labels).sum())(logits)
+    value, gradient = jax.jit(jax.value_and_grad(lambda z: loss(z, labels).sum()))(logits)
+    gradient = np.asarray(gradient)
     np.testing.assert_allclose(value, cross_entropy(logits[:, :2], labels).sum(), rtol=1e-6)
     np.testing.assert_allclose(gradient[:, :2], softmax(logits[:, :2]) - np.eye(2), rtol=1e-5)
     assert np.all(gradient[:, 2] == 0)
@@ -421,6 +438,7 @@ def test_masked_and_unlabelled_examples_do_not_reach_the_state_nor_the_others(lo
 @stateful
 def test_empty_and_wholly_masked_batches_leave_finite_states(loss, start):
     logits, labels = batch(examples=2)
+    loss = jax.jit(loss)
     _, state = loss(logits, labels, start)
     for size in (0, 2):
         values, after = loss(logits[:size], labels[:size], state, where=np.zeros(size, bool))
@@ -438,9 +456,11 @@ def test_states_keep_their_types_and_get_no_gradient(loss, start):
         assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
             lambda x: (x.shape, x.dtype), start
         )
-    slopes = jax.grad(
-        lambda z: sum(
-            jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(loss(z, labels, start)[1])
+    slopes = jax.jit(
+        jax.grad(
+            lambda z: sum(
+                jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(loss(z, labels, start)[1])
+            )
         )
     )
     assert np.all(slopes(logits) == 0)
@@ -480,7 +500,7 @@ def test_seesaw_counts_then_weights_with_factors_held_constant():
     truth = one_hot(labels, 4)
     weighted = np.where(truth == 1, p, factors * p)
     slope = weighted / weighted.sum(-1, keepdims=True) - truth
-    gradient = jax.grad(lambda z: xent.seesaw(z, labels, start)[0].sum())(logits)
+    gradient = jax.jit(jax.grad(lambda z: xent.seesaw(z, labels, start)[0].sum()))(logits)
     np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
 
 
@@ -491,7 +511,7 @@ def test_seesaw_slopes_in_its_hyper_parameters():
     total = jax.grad(
         lambda v: xent.seesaw(logits, labels, COUNTS, p=v[0], q=v[1], epsilon=v[2])[0].sum()
     )
-    slopes = total(jnp.float32(at))
+    slopes = jax.jit(total)(jnp.float32(at))
     for i, step in enumerate(np.diag([1e-4, 1e-4, 1e-6])):
         sides = [
             references.seesaw(np.float64(logits), labels, COUNTS, *(at + s * step)).sum()
@@ -504,24 +524,24 @@ def test_seesaw_slopes_in_its_hyper_parameters():
 def test_seesaw_along_another_axis_and_in_batches_of_maps():
     logits, labels = batch(examples=6)
     maps = logits.reshape(2, 3, 4), labels.reshape(2, 3)
-    expected, counts = xent.seesaw(logits, labels, COUNTS)
-    loss, state = xent.seesaw(np.moveaxis(maps[0], -1, 1), maps[1], COUNTS, axis=1)
+    along_axis = jax.jit(xent.seesaw, static_argnames="axis")
+    expected, counts = along_axis(logits, labels, COUNTS)
+    loss, state = along_axis(np.moveaxis(maps[0], -1, 1), maps[1], COUNTS, axis=1)
     np.testing.assert_allclose(loss.reshape(-1), expected, rtol=1e-6)
     np.testing.assert_array_equal(state, counts)
-    mapped, states = jax.vmap(
-        functools.partial(xent.seesaw, axis_name="maps"), (0, 0, None), axis_name="maps"
-    )(*maps, COUNTS)
+    over_maps = functools.partial(xent.seesaw, axis_name="maps")
+    mapped, states = jax.jit(jax.vmap(over_maps, (0, 0, None), axis_name="maps"))(*maps, COUNTS)
     np.testing.assert_allclose(mapped.reshape(-1), expected, rtol=1e-6)
     np.testing.assert_array_equal(states, [counts, counts])
 
 
 def test_gradient_harmonising_averages_the_batches_seen():
     state = xent.init_gradient_harmonising_state(num_bins=4)
-    histograms = []
+    histograms, step = [], jax.jit(xent.gradient_harmonising)
     for seed in range(3):
         logits, _ = batch(seed=seed)
         truth = np.zeros((6, 4), np.int32)
-        loss, state = xent.gradient_harmonising(logits, truth, state, momentum=0.6)
+        loss, state = step(logits, truth, state, momentum=0.6)
         bins = (4 * sigmoid(np.float64(logits))).astype(int)
         histograms.append(np.bincount(bins.ravel(), minlength=4))
         recent = 0.6 ** np.arange(seed, -1, -1)
@@ -533,7 +553,7 @@ def test_gradient_harmonising_averages_the_batches_seen():
 def test_gradient_harmonising_of_certain_mistakes_and_soft_labels():
     state = GradientHarmonisingState(np.zeros(3, np.float32), np.float32(0))
     logits, labels = np.float32([1e4, -1e4, 0.0]), np.float32([0.0, 0.0, 0.5])
-    loss, state = xent.gradient_harmonising(logits, labels, state, momentum=0.5)
+    loss, state = jax.jit(xent.gradient_harmonising)(logits, labels, state, momentum=0.5)
     np.testing.assert_allclose(loss, [1e4, 0.0, 0.5 * np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(state.counts, [1.0, 0.0, 0.5])
 

@@ -139,7 +139,7 @@ def test_a_label_that_no_class_can_be_given_costs_infinitely_much_and_pulls_nowh
     def loss(logits):
         return xent.forward_correction(logits, np.array([1]), transition_matrix=matrix)[0]
 
-    value, gradient = jax.value_and_grad(loss)(np.array([[2.0, 0.0]], np.float32))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(np.array([[2.0, 0.0]], np.float32))
     assert np.isposinf(value)
     np.testing.assert_allclose(gradient, softmax(np.array([[2.0, 0.0]])), rtol=1e-6)
 
@@ -149,15 +149,16 @@ def test_anchor_points_tell_the_matrix():
     clean = np.concatenate([softmax(rng.normal(size=(20, 3))), np.eye(3)])
     noisy = (clean @ FLIPS).astype(np.float32)
     # FLIPS' columns are largest on the diagonal, so that the most probable is of that class.
-    np.testing.assert_allclose(xent.anchor_point_transition_matrix(noisy), FLIPS, rtol=1e-6)
+    anchors = jax.jit(xent.anchor_point_transition_matrix)
+    np.testing.assert_allclose(anchors(noisy), FLIPS, rtol=1e-6)
     outlier = np.concatenate([noisy, [[0.0, 0.0, 1.0], [np.nan] * 3]]).astype(np.float32)
     where = np.arange(25) < 23
-    masked = xent.anchor_point_transition_matrix(outlier, where=where)
+    masked = anchors(outlier, where=where)
     np.testing.assert_allclose(masked, FLIPS, rtol=1e-6)
     of_quantile = jax.jit(lambda q: xent.anchor_point_transition_matrix(outlier[:24], quantile=q))
     np.testing.assert_allclose(of_quantile(22 / 23)[2], FLIPS[2], rtol=1e-6)
     np.testing.assert_array_equal(of_quantile(1.0)[2], outlier[23])
-    nothing = xent.anchor_point_transition_matrix(noisy, where=np.zeros(23, bool))
+    nothing = anchors(outlier, where=np.zeros(25, bool))
     assert np.all(np.isnan(nothing))
 
 
@@ -211,7 +212,8 @@ def test_negative_learning_keeps_its_digits_for_small_and_large_probabilities():
 def test_peer_loss_is_the_mean_over_all_draws_of_two_peers():
     logits, labels = draw()
     counts = np.bincount(labels, minlength=CLASSES).astype(np.float32)
-    losses = xent.peer_loss(logits, labels, class_prior=counts / counts.sum(), alpha=0.7)
+    prior = counts / counts.sum()
+    losses = jax.jit(lambda z: xent.peer_loss(z, labels, class_prior=prior, alpha=0.7))(logits)
     cross_entropies = -log_softmax(np.float64(logits))
     drawn = [
         cross_entropies[n, labels[n]] - 0.7 * cross_entropies[first, labels[second]]
@@ -228,12 +230,13 @@ def test_peer_loss_of_noisy_labels_is_the_clean_one_up_to_a_factor():
     posterior = np.array([[0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
     logits = draw(examples=3, classes=2)[0]
 
+    @jax.jit
     def risk(posterior):
         prior = posterior.mean(0)
         losses = [
             xent.peer_loss(logits, np.full(3, y, np.int32), class_prior=prior) for y in range(2)
         ]
-        return (posterior * np.stack(losses, axis=-1)).sum(-1).mean()
+        return (posterior * jnp.stack(losses, axis=-1)).sum(-1).mean()
 
     np.testing.assert_allclose(risk(posterior @ flips), 0.6 * risk(posterior), rtol=1e-5)
 
@@ -241,17 +244,23 @@ def test_peer_loss_of_noisy_labels_is_the_clean_one_up_to_a_factor():
 def test_the_sieve_passes_what_peers_do_not_explain():
     logits, labels = draw(examples=20)
     prior = np.full(CLASSES, 0.25, np.float32)
-    regularised = [
-        xent.peer_loss(logits, np.full(20, y, np.int32), class_prior=prior, alpha=2.0)
-        for y in range(CLASSES)
-    ]
+
+    @jax.jit
+    def regularised_losses(logits):
+        return [
+            xent.peer_loss(logits, np.full(20, y, np.int32), class_prior=prior, alpha=2.0)
+            for y in range(CLASSES)
+        ]
+
+    regularised = regularised_losses(logits)
     own = np.stack(regularised, axis=-1)[np.arange(20), labels]
-    passed = xent.confidence_regularized_sieve(logits, labels)
+    sieve = jax.jit(xent.confidence_regularized_sieve)
+    passed = sieve(logits, labels)
     np.testing.assert_array_equal(passed, own < np.mean(regularised, axis=0))
     assert 0 < passed.sum() < 20
     where = np.arange(20) % 2 == 0
     labels = np.where(np.arange(20) < 2, -1, labels).astype(np.int32)
-    masked = xent.confidence_regularized_sieve(logits, labels, where=where)
+    masked = sieve(logits, labels, where=where)
     np.testing.assert_array_equal(masked, passed & where & (labels >= 0))
 
 
@@ -362,8 +371,10 @@ def test_early_learning_memory_is_differentiable_and_checked():
 def test_a_half_precision_table_stays_one():
     logits, labels, state, indices = elr_inputs()
     half = jnp.asarray(state, jnp.bfloat16)
-    loss, new = xent.early_learning_regularization(logits, labels, half, indices=indices)
-    expected, _ = xent.early_learning_regularization(logits, labels, state, indices=indices)
+    regularised = jax.jit(
+        lambda table: xent.early_learning_regularization(logits, labels, table, indices=indices)
+    )
+    (loss, new), (expected, _) = regularised(half), regularised(state)
     assert new.dtype == jnp.bfloat16
     np.testing.assert_allclose(loss, expected, rtol=2e-2, atol=2e-2)
 
@@ -442,9 +453,10 @@ def test_selection_and_mean_prediction_are_those_of_the_whole_batch():
         return jax.grad(total)(logits)
 
     selected = sharded(lambda *x: select(*x, axis_name="batch"), (), "split")(losses, where)
-    np.testing.assert_array_equal(selected, select(losses, where))
+    np.testing.assert_array_equal(selected, jax.jit(select)(losses, where))
     ours = sharded(lambda *x: gradient(*x, axis_name="batch"), (), "split")(logits, labels, where)
-    np.testing.assert_allclose(ours, gradient(logits, labels, where), rtol=1e-5, atol=1e-6)
+    expected = jax.jit(gradient)(logits, labels, where)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 # ------------------------------------------------------------------------ which to learn from

@@ -45,8 +45,9 @@ def test_sampled_softmax_is_stationary_where_the_loss_of_all_classes_is():
 def test_a_number_added_to_all_log_counts_changes_nothing():
     features, labels, weights = layer()
     counts = np.log(np.arange(1.0, 1.0 + CLASSES, dtype=np.float32))
-    loss = xent.sampled_softmax(features, labels, weights, np.array([0, 3]), counts)
-    more = xent.sampled_softmax(features, labels, weights, np.array([0, 3]), counts + 2.0)
+    sampled = jax.jit(xent.sampled_softmax)
+    loss = sampled(features, labels, weights, np.array([0, 3]), counts)
+    more = sampled(features, labels, weights, np.array([0, 3]), counts + 2.0)
     np.testing.assert_allclose(more, loss, rtol=1e-5)
 
 
@@ -54,7 +55,7 @@ def test_one_sample_estimates_the_odds_without_bias():
     features, labels, weights = layer()
     q = softmax(np.random.default_rng(1).normal(size=CLASSES)).astype(np.float32)
     samples = np.arange(CLASSES, dtype=np.int32)[:, None]
-    losses = jax.vmap(xent.sampled_softmax, (None, None, None, 0, None))(
+    losses = jax.jit(jax.vmap(xent.sampled_softmax, (None, None, None, 0, None)))(
         features, labels, weights, samples, np.log(q)
     )
     # exp(loss) - 1 is the odds against the label, of which Q(y) is taken out.
@@ -88,6 +89,7 @@ def test_noise_contrastive_estimation_is_stationary_at_the_datas_log_probabiliti
 def test_shared_samples_are_the_same_for_every_example(loss):
     features, labels, weights = layer()
     samples, counts = np.array([3, 1, 1], np.int32), np.zeros(CLASSES, np.float32)
+    loss = jax.jit(loss)
     shared = loss(features, labels, weights, samples, counts)
     own = loss(features, labels, weights, np.tile(samples, (4, 1)), counts)
     np.testing.assert_allclose(shared, own, rtol=1e-6)
@@ -97,8 +99,10 @@ def test_a_sample_that_is_the_label_is_left_out():
     features, labels, weights = layer()
     counts = np.zeros(CLASSES, np.float32)
     only_hits = np.repeat(labels[:, None], 3, 1)
-    loss, gradient = jax.value_and_grad(
-        lambda w: xent.sampled_softmax(features, labels, w, only_hits, counts).sum()
+    loss, gradient = jax.jit(
+        jax.value_and_grad(
+            lambda w: xent.sampled_softmax(features, labels, w, only_hits, counts).sum()
+        )
     )(weights)
     assert loss == 0.0
     assert np.all(gradient == 0.0)
@@ -110,22 +114,25 @@ def test_masked_examples_and_wrong_indices(loss):
     where = np.array([True, False, True, True])
     samples, counts = np.array([[0, 4]] * 4, np.int32), np.zeros(CLASSES, np.float32)
 
-    def total(features, weights, labels=labels, samples=samples, where=where):
-        losses = loss(features, labels, weights, samples, counts, where=where)
-        return losses.sum(), losses
+    @jax.jit
+    def gradients_and_losses(features, weights, labels, samples):
+        def total(features, weights):
+            losses = loss(features, labels, weights, samples, counts, where=where)
+            return losses.sum(), losses
 
-    (_, clean), expected = jax.value_and_grad(total, (0, 1), has_aux=True)(features, weights)
+        return jax.grad(total, (0, 1), has_aux=True)(features, weights)
+
+    expected, clean = gradients_and_losses(features, weights, labels, samples)
     dirty, wrong, drawn = features.copy(), labels.copy(), samples.copy()
     dirty[1], wrong[1], drawn[1] = np.nan, -1, 77
-    (_, losses), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(
-        dirty, weights, wrong, drawn
-    )
+    gradients, losses = gradients_and_losses(dirty, weights, wrong, drawn)
     np.testing.assert_array_equal(losses, clean)
     assert clean[1] == 0.0
     assert jax.tree.all(jax.tree.map(np.array_equal, gradients, expected))
     assert np.all(gradients[0][1] == 0)
     wrong, drawn = labels.copy(), samples.copy()
     wrong[0], drawn[2, 1] = CLASSES, CLASSES
+    loss = jax.jit(loss)
     losses = loss(features, wrong, weights, drawn, counts)
     np.testing.assert_array_equal(np.isnan(losses), [True, False, True, False])
     assert np.all(np.isnan(loss(features, labels, weights, np.array([1, -1], np.int32), counts)))
@@ -135,9 +142,9 @@ def test_masked_examples_and_wrong_indices(loss):
 def test_rows_that_are_no_candidates_have_gradient_zero(loss):
     features, _, weights = layer()
     labels, samples = np.array([0, 1, 1, 0], np.int32), np.array([2, 2], np.int32)
-    gradient = jax.grad(lambda w: loss(features, labels, w, samples, jnp.zeros(CLASSES)).sum())(
-        weights
-    )
+    gradient = jax.jit(
+        jax.grad(lambda w: loss(features, labels, w, samples, jnp.zeros(CLASSES)).sum())
+    )(weights)
     np.testing.assert_array_equal(gradient.any(-1), [True, True, True, False, False])
 
 
@@ -191,7 +198,7 @@ def test_two_level_masks_and_labels_outside():
         losses = xent.adaptive_softmax(features, labels, head, where=where, **rest)
         return jnp.where(jnp.isnan(losses), 0.0, losses).sum(), losses
 
-    (of_features, _), losses = jax.grad(total, (0, 1), has_aux=True)(features, head)
+    (of_features, _), losses = jax.jit(jax.grad(total, (0, 1), has_aux=True))(features, head)
     np.testing.assert_array_equal(np.isnan(losses), [False, True, False, False])
     assert losses[2] == 0.0
     assert np.all(of_features[2] == 0)
@@ -219,7 +226,7 @@ def test_agrees_with_pytorchs_adaptive_softmax():
         losses = xent.adaptive_softmax(features, labels, head, weights, head_bias=bias)
         return losses.mean(), losses
 
-    (of_features, of_head), losses = jax.grad(mean, (0, 1), has_aux=True)(features, head)
+    (of_features, of_head), losses = jax.jit(jax.grad(mean, (0, 1), has_aux=True))(features, head)
     np.testing.assert_allclose(losses, -theirs.output.detach().numpy(), rtol=1e-5)
     np.testing.assert_allclose(of_features, x.grad.numpy(), atol=1e-6)
     np.testing.assert_allclose(of_head, module.head.weight.grad.numpy(), atol=1e-6)

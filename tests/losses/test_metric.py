@@ -125,8 +125,15 @@ def test_classes_that_cannot_occur_and_labels_outside_the_classes(loss):
     cosines = np.array([row for row, _ in rows], np.float32)
     labels = np.array([label for _, label in rows], np.int32)
     value, gradient = loss_and_gradient(loss, cosines, labels)
-    without, _ = loss_and_gradient(loss, cosines[:1, 1:], labels[:1] - 1, **scale_of(loss))
-    with_it, _ = loss_and_gradient(loss, cosines[:1], labels[:1], **scale_of(loss))
+
+    @jax.jit
+    def of_the_first(cosines, scale):
+        with_it = loss(cosines, labels[:1], **scale_of(loss))
+        without = loss(cosines[:, 1:], labels[:1] - 1, **scale_of(loss))
+        slope = jax.grad(lambda scale: loss(cosines, labels[:1], scale=scale).sum())(scale)
+        return with_it, without, slope
+
+    with_it, without, slope = of_the_first(cosines[:1], 7.0)
     np.testing.assert_allclose(with_it, without, rtol=1e-6)
     assert np.isposinf(value[1])
     assert np.all(np.isnan(value[2:]))
@@ -134,7 +141,6 @@ def test_classes_that_cannot_occur_and_labels_outside_the_classes(loss):
     assert gradient[0, 0] == 0.0
     assert gradient[1, 0] < 0.0  # towards the label, though it cannot occur
     assert np.all(np.isnan(gradient[3:]).any(-1))
-    slope = jax.grad(lambda scale: loss(cosines[:1], labels[:1], scale=scale).sum())(7.0)
     assert np.isfinite(slope)
 
 
@@ -192,10 +198,10 @@ def test_unscaled_cosines_cannot_reach_a_low_loss():
         return xent.normface(xent.cosine_similarities(weights, weights), labels, scale=scale)
 
     np.testing.assert_allclose(of_own_weights(simplex.astype(np.float32)), bound, rtol=1e-5)
-    averages = jax.vmap(of_own_weights)(weights.astype(np.float32)).mean(-1)
-    assert np.all(averages >= bound)
+    losses = jax.jit(jax.vmap(of_own_weights))(weights.astype(np.float32))
+    assert np.all(np.mean(losses, axis=-1) >= bound)
     cosines = np.where(one_hot(labels, 4) == 1.0, 1.0, -1.0 / 3.0).astype(np.float32)
-    np.testing.assert_allclose(xent.normface(cosines, labels), 0.01, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(xent.normface)(cosines, labels), 0.01, rtol=1e-4)
 
 
 def test_a_margin_raises_the_loss_and_a_negative_one_lowers_it():
@@ -204,14 +210,14 @@ def test_a_margin_raises_the_loss_and_a_negative_one_lowers_it():
     margins = np.float32([0.0, 0.1, 0.3, 0.5])
     for loss, sign in [(xent.cosface, 1), (xent.arcface, 1), (xent.negative_margin, -1)]:
         one = functools.partial(loss, cosines, labels, scale=8.0)
-        losses = jax.vmap(lambda margin, one=one: one(margin=margin))(sign * margins)
+        losses = jax.jit(jax.vmap(lambda margin, one=one: one(margin=margin)))(sign * margins)
         assert np.all(sign * np.diff(losses, axis=0) > 0)
 
 
 def test_angles_beyond_pi_less_the_margin_are_the_authors():
     # Computed by hand: pi - 0.5 is where the cosine is -0.8776, and 0.5 sin 0.5 is 0.2397.
     cosines = np.float32([[-0.87, 0.0], [-0.88, 0.0], [-1.0, 0.0]])
-    loss = xent.arcface(cosines, np.zeros(3, np.int32), scale=1.0)
+    loss = jax.jit(functools.partial(xent.arcface, scale=1.0))(cosines, np.zeros(3, np.int32))
     label_cosine = -np.log(np.expm1(np.float64(loss)))
     np.testing.assert_allclose(label_cosine, [-0.99987, -1.1197, -1.2397], atol=2e-4)
 
@@ -219,12 +225,13 @@ def test_angles_beyond_pi_less_the_margin_are_the_authors():
 def test_soft_triple_takes_the_nearest_centre_as_gamma_falls():
     cosines = np.random.default_rng(0).uniform(-0.9, 0.9, (5, 4, 3)).astype(np.float32)
     labels = np.array([0, 1, 2, 3, 0])
-    np.testing.assert_allclose(
-        xent.soft_triple(cosines, labels, gamma=1e-4),
-        xent.cosface(cosines.max(-1), labels, margin=0.01, scale=20.0),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    soft, nearest = jax.jit(
+        lambda cosines: (
+            xent.soft_triple(cosines, labels, gamma=1e-4),
+            xent.cosface(cosines.max(-1), labels, margin=0.01, scale=20.0),
+        )
+    )(cosines)
+    np.testing.assert_allclose(soft, nearest, rtol=1e-5, atol=1e-6)
 
 
 def test_soft_triple_of_classes_with_fewer_centres():
@@ -304,7 +311,7 @@ def test_masked_features_do_not_reach_the_weights():
 def test_only_the_nearest_sub_centre_learns():
     centres = np.float32([[[1.0, 0.0], [0.0, 1.0]]])
     features = np.float32([[2.0, 1.0]])
-    gradient = jax.grad(lambda w: xent.cosine_similarities(features, w).sum())(centres)
+    gradient = jax.jit(jax.grad(lambda w: xent.cosine_similarities(features, w).sum()))(centres)
     assert np.any(gradient[0, 0] != 0.0)
     assert np.all(gradient[0, 1] == 0.0)
 
@@ -339,9 +346,16 @@ def test_proxy_anchor_of_part_of_a_batch():
 def test_proxy_anchor_of_any_batch():
     cosines, labels = cosines_and_labels(np.random.default_rng(0), 6, 4)
     cosines = cosines.astype(np.float32)
-    twice = jax.vmap(xent.proxy_anchor)(np.stack([cosines, -cosines]), np.stack([labels, labels]))
-    np.testing.assert_allclose(twice[0], xent.proxy_anchor(cosines, labels), rtol=1e-5)
-    assert np.all(xent.proxy_anchor(cosines[:0], labels[:0]) == 0.0)
+
+    @jax.jit
+    def batches(cosines, labels):
+        pair = jnp.stack([cosines, -cosines]), jnp.stack([labels, labels])
+        twice = jax.vmap(xent.proxy_anchor)(*pair)
+        return twice, xent.proxy_anchor(cosines, labels), xent.proxy_anchor(cosines[:0], labels[:0])
+
+    twice, once, none = batches(cosines, labels)
+    np.testing.assert_allclose(twice[0], once, rtol=1e-5)
+    assert np.all(none == 0.0)
     value, gradient = loss_and_gradient(
         xent.proxy_anchor, cosines, np.where(labels == labels[0], 4, labels)
     )

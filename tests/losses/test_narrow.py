@@ -46,6 +46,7 @@ def test_masks_weights_and_labels_outside(dtype):
     logits, labels = logits.at[0].set(jnp.nan), labels.at[0].set(77).at[1].set(5)
     where, weights = jnp.arange(10) != 0, jnp.linspace(0.7, 1.3, 5)
 
+    @jax.jit
     def losses(logits):
         return xent.softmax_cross_entropy_with_integer_labels(
             logits, labels, where=where, class_weights=weights
@@ -64,23 +65,21 @@ def test_masks_weights_and_labels_outside(dtype):
 
 def test_forward_and_second_derivatives_and_vmap():
     logits, labels = given(jnp.bfloat16, (4, 5))
-    wide = logits.astype(jnp.float32)
-    direction = given(jnp.bfloat16, (4, 5))[0][::-1]
-    _, dot = jax.jvp(lambda z: mean(z, labels), (logits,), (direction,))
-    _, expected = jax.jvp(lambda z: mean(z, labels), (wide,), (direction.astype(jnp.float32),))
-    np.testing.assert_allclose(dot, expected, rtol=1e-5)
+    direction = logits[::-1]
 
-    def slope(z):
+    @jax.jit
+    @jax.value_and_grad
+    def slope_and_curve(z):
         # In float32 from here on, for the gradient itself is rounded to half precision.
         return jax.jvp(lambda z: mean(z, labels), (z,), (direction.astype(z.dtype),))[1]
 
-    curve = jax.grad(slope)(logits)
-    np.testing.assert_allclose(
-        curve.astype(jnp.float32), jax.grad(slope)(wide), rtol=1e-2, atol=1e-4
-    )
+    slope, curve = slope_and_curve(logits)
+    expected, wide_curve = slope_and_curve(logits.astype(jnp.float32))
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)
+    np.testing.assert_allclose(curve.astype(jnp.float32), wide_curve, rtol=1e-2, atol=1e-4)
     stacked = jnp.stack([logits, logits[::-1]])
-    mapped = jax.vmap(jax.grad(mean), in_axes=(0, None))(stacked, labels)
-    np.testing.assert_array_equal(mapped[1], jax.grad(mean)(stacked[1], labels))
+    mapped = jax.jit(jax.vmap(jax.grad(mean), in_axes=(0, None)))(stacked, labels)
+    np.testing.assert_array_equal(mapped[1], jax.jit(jax.grad(mean))(stacked[1], labels))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for CPUs")

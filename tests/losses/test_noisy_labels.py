@@ -1,5 +1,7 @@
 """What the matrix does not see: exactness towards the limits, and robustness itself."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_generalized_cross_entropy_is_exact_down_to_q_of_zero(x64, tolerance):
                 jax.vmap(jax.grad(lambda z, q: loss(z, q).sum()), (None, 0))(logits, qs),
             )
         )()
-        log_p = np.asarray(-xent.generalized_cross_entropy(logits, jnp.zeros(5, jnp.int32), q=0.0))
+        log_p = -np.asarray(jax.jit(lambda z: loss(z, 0.0))(logits))
     exact = np.array(
         [[exact_generalized_cross_entropy(x, q) for x in log_p] for q in np.asarray(qs)]
     )
@@ -55,10 +57,12 @@ def test_generalized_cross_entropy_is_exact_down_to_q_of_zero(x64, tolerance):
 
 
 def test_generalized_cross_entropy_keeps_its_range_where_the_power_underflows():
-    logits = jnp.array([[-1e4, 0.0]])
-    value, slope = jax.value_and_grad(
-        lambda z: xent.generalized_cross_entropy(z, jnp.array([0]), q=0.5)[0]
-    )(logits)
+    derivatives = jax.jit(
+        jax.value_and_grad(
+            lambda z: xent.generalized_cross_entropy(z, np.zeros(1, np.int32), q=0.5)[0]
+        )
+    )
+    value, slope = derivatives(np.array([[-1e4, 0.0]], np.float32))
     assert value == 2.0
     assert np.all(slope == 0.0)
 
@@ -83,6 +87,7 @@ def test_generalized_cross_entropy_of_a_label_that_cannot_occur():
 )
 def test_symmetric_losses_sum_to_a_constant_over_the_labels(loss):
     logits, _ = logits_and_labels(np.random.default_rng(0), 6, 4)
+    loss = jax.jit(loss)
     sums = sum(loss(logits.astype(np.float32), np.full(6, label)) for label in range(4))
     np.testing.assert_allclose(sums, np.full(6, sums[0]), rtol=1e-6)
 
@@ -161,17 +166,16 @@ def test_normalized_losses_sum_to_a_constant_over_the_labels_and_their_gradients
 def test_a_normalized_loss_leaves_out_classes_that_cannot_occur():
     logits, labels = logits_and_labels(np.random.default_rng(1), 5, 3)
     wider = np.concatenate([logits, np.full((5, 1), -np.inf)], -1).astype(np.float32)
-    for loss in (
+    losses = (
         xent.normalized_cross_entropy,
         xent.normalized_focal,
         xent.normalized_generalized_cross_entropy,
         xent.active_negative,
         xent.ldr_kl,
         xent.logit_clip,
-    ):
-        np.testing.assert_allclose(
-            loss(wider, labels), loss(logits.astype(np.float32), labels), rtol=1e-5
-        )
+    )
+    every = jax.jit(lambda z: [loss(z, labels) for loss in losses])
+    np.testing.assert_allclose(every(wider), every(logits.astype(np.float32)), rtol=1e-5)
 
 
 def expected_loss_on_the_simplex(loss, weights):
@@ -179,7 +183,8 @@ def expected_loss_on_the_simplex(loss, weights):
     grid = np.array([(i, j, 40 - i - j) for i in range(41) for j in range(41 - i)]) / 40.0
     logits = np.log(np.where(grid > 0.0, grid, 1e-30)).astype(np.float32)
     labels = [np.full(len(grid), label, np.int32) for label in range(3)]
-    return sum(w * np.float64(loss(logits, y)) for w, y in zip(weights, labels, strict=True)), grid
+    losses = [np.float64(loss(logits, y)) for y in labels]
+    return sum(w * values for w, values in zip(weights, losses, strict=True)), grid
 
 
 @pytest.mark.parametrize(
@@ -193,8 +198,10 @@ def expected_loss_on_the_simplex(loss, weights):
     ],
 )
 def test_asymmetric_losses_prefer_the_most_frequent_label_from_their_ratio_on(loss, options, ratio):
+    of_labels = jax.jit(functools.partial(loss, **options))
+
     def least(weights):
-        values, grid = expected_loss_on_the_simplex(lambda z, y: loss(z, y, **options), weights)
+        values, grid = expected_loss_on_the_simplex(of_labels, weights)
         return grid[np.argmin(values)]
 
     np.testing.assert_array_equal(least([1.05 * ratio, 1.0, 0.8]), [1.0, 0.0, 0.0])
@@ -205,7 +212,7 @@ def test_asymmetric_losses_prefer_the_most_frequent_label_from_their_ratio_on(lo
 
 def test_the_cross_entropy_is_not_asymmetric():
     values, grid = expected_loss_on_the_simplex(
-        xent.softmax_cross_entropy_with_integer_labels, [0.5, 0.3, 0.2]
+        jax.jit(xent.softmax_cross_entropy_with_integer_labels), [0.5, 0.3, 0.2]
     )
     np.testing.assert_allclose(grid[np.argmin(values)], [0.5, 0.3, 0.2], atol=1e-6)
 
@@ -246,9 +253,11 @@ def test_a_partially_huberised_loss_is_linear_up_to_a_smooth_joint(loss, start):
 def test_the_taylor_series_rises_to_the_cross_entropy():
     logits, labels = logits_and_labels(np.random.default_rng(2), 8, 3)
     logits = 0.25 * logits.astype(np.float32)
-    orders = [xent.taylor_cross_entropy(logits, labels, order=n) for n in (1, 2, 5, 100)]
+    orders = jax.jit(
+        lambda z: [xent.taylor_cross_entropy(z, labels, order=n) for n in (1, 2, 5, 100)]
+    )(logits)
     assert np.all(np.diff(orders, axis=0) > 0.0)
-    exact = xent.softmax_cross_entropy_with_integer_labels(logits, labels)
+    exact = jax.jit(xent.softmax_cross_entropy_with_integer_labels)(logits, labels)
     np.testing.assert_allclose(orders[-1], exact, rtol=1e-4)
     with pytest.raises(ValueError, match="order must be"):
         xent.taylor_cross_entropy(logits, labels, order=0)
@@ -289,9 +298,10 @@ def test_jensen_shannon_of_views_is_that_of_their_mean_plus_their_own():
     views = [logits.astype(np.float32), *np.random.default_rng(5).normal(size=(2, 6, 4))]
     views = [np.float32(view) for view in views]
     p = [np.float32(softmax(view)) for view in views]
-    together = xent.generalized_jensen_shannon(views[0], labels, *views[1:], label_weight=0.7)
-    mean = xent.generalized_jensen_shannon(np.log(sum(p) / 3.0), labels, label_weight=0.7)
-    apart = xent.jensen_shannon_divergence(*p) / -np.log(0.3)
+    loss = jax.jit(functools.partial(xent.generalized_jensen_shannon, label_weight=0.7))
+    together = loss(views[0], labels, *views[1:])
+    mean = loss(np.log(sum(p) / 3.0), labels)
+    apart = jax.jit(xent.jensen_shannon_divergence)(*p) / -np.log(0.3)
     np.testing.assert_allclose(together, mean + apart, rtol=1e-5)
 
 
@@ -301,15 +311,11 @@ def test_jensen_shannon_is_exact_for_any_weight_of_the_label(x64, tolerance):
     p = np.longdouble([0.999, 0.7, 0.2, 1e-3, 1e-6, 1e-12])
     with jax.enable_x64(x64):
         logits = jnp.asarray(logits_of(p).astype(float))
-        rounded = np.exp(
-            -np.longdouble(
-                xent.softmax_cross_entropy_with_integer_labels(logits, jnp.zeros(6, jnp.int32))
-            )
-        )
-        losses = jax.vmap(
-            lambda pi: xent.generalized_jensen_shannon(
-                logits, jnp.zeros(6, jnp.int32), label_weight=pi
-            )
+        labels = jnp.zeros(6, jnp.int32)
+        cross_entropy = jax.jit(xent.softmax_cross_entropy_with_integer_labels)
+        rounded = np.exp(-np.longdouble(cross_entropy(logits, labels)))
+        losses = jax.jit(
+            jax.vmap(lambda pi: xent.generalized_jensen_shannon(logits, labels, label_weight=pi))
         )(jnp.asarray(weights))
         weights = np.longdouble(jnp.asarray(weights))[:, None]
     mixture = rounded + weights * (1 - rounded)
@@ -326,9 +332,9 @@ def test_jensen_shannon_is_exact_for_any_weight_of_the_label(x64, tolerance):
 def test_epsilon_softmax_relaxes_symmetry_by_no_more_than_its_error():
     logits, labels = logits_and_labels(np.random.default_rng(6), 50, 4)
     logits = logits.astype(np.float32)
-    loss = xent.epsilon_softmax(logits, labels, m=100.0, alpha=1.0, beta=0.0)
+    loss = jax.jit(lambda z: xent.epsilon_softmax(z, labels, m=100.0, alpha=1.0, beta=0.0))(logits)
     right = logits.argmax(-1) == labels
-    plain = xent.softmax_cross_entropy_with_integer_labels(logits, labels)
+    plain = jax.jit(xent.softmax_cross_entropy_with_integer_labels)(logits, labels)
     assert np.all(loss[right] <= np.log(101.0 / 100.0))
     np.testing.assert_allclose(loss[~right], plain[~right] + np.log(101.0), rtol=1e-6)
 
@@ -336,14 +342,15 @@ def test_epsilon_softmax_relaxes_symmetry_by_no_more_than_its_error():
 def test_clipped_logits_lose_their_length():
     logits, labels = logits_and_labels(np.random.default_rng(7), 6, 4)
     logits = logits.astype(np.float32)
-    loss, gradient = jax.jit(
+    clipped = jax.jit(
         lambda z: (
             xent.logit_clip(z, labels, max_norm=0.5),
             jax.grad(lambda z: xent.logit_clip(z, labels, max_norm=0.5).sum())(z),
         )
-    )(logits)
+    )
+    loss, gradient = clipped(logits)
     for factor in (10.0, 1e30):  # whose square is beyond float32
-        longer = xent.logit_clip(np.float32(factor) * logits, labels, max_norm=0.5)
+        longer, _ = clipped(np.float32(factor) * logits)
         np.testing.assert_allclose(longer, loss, rtol=1e-5)
     np.testing.assert_allclose((gradient * logits).sum(-1), np.zeros(6), atol=1e-6)
     assert np.all(np.abs(loss - np.log(4)) <= 1.0)
@@ -358,11 +365,14 @@ def test_distributionally_robust_loss_is_the_worst_weighting_of_the_classes():
     def weighted(w):
         return (w * gaps).sum(-1) - 1.5 * (w * np.log(4.0 * w)).sum(-1)
 
-    loss = xent.ldr_kl(logits.astype(np.float32), labels, temperature=1.5, margin=0.3)
+    robust = jax.jit(
+        lambda z, temperature: xent.ldr_kl(z, labels, temperature=temperature, margin=0.3)
+    )
+    loss = np.asarray(robust(logits.astype(np.float32), 1.5))
     np.testing.assert_allclose(loss, weighted(softmax(gaps / 1.5)), rtol=1e-5, atol=1e-6)
     for w in rng.dirichlet(np.ones(4), size=(50, 5)):
         assert np.all(weighted(w) <= loss + 1e-6)
-    hinge = xent.ldr_kl(logits.astype(np.float32), labels, temperature=1e-3, margin=0.3)
+    hinge = robust(logits.astype(np.float32), 1e-3)
     np.testing.assert_allclose(hinge, gaps.max(-1), atol=1e-2)
 
 
@@ -384,12 +394,11 @@ def test_f_divergence_losses_bound_the_divergence_of_the_joint_from_the_product(
     logits = np.float32(4.0 * rng.normal(size=(20, 3, 3)))  # models, inputs, classes
     shape = (20, 3, 3, 3, 3)  # models, input, label, peer input, peer label
     labels = np.arange(3, dtype=np.int32)
-    loss = xent.robust_f_divergence(
+    loss = jax.jit(functools.partial(xent.robust_f_divergence, divergence=divergence))(
         np.broadcast_to(logits[:, :, None, None, None], (*shape, 3)),
         np.broadcast_to(labels[None, None, :, None, None], shape),
         np.broadcast_to(logits[:, None, None, :, None], (*shape, 3)),
         np.broadcast_to(labels, shape),
-        divergence=divergence,
     )
     mean = np.einsum("mxyab,xy,ab->m", np.float64(loss), joint, product)
     assert np.all(-mean <= exact + 1e-6)
@@ -417,16 +426,22 @@ def test_names_that_are_not_offered_are_told():
 def test_active_passive_hands_on_the_options():
     logits, labels = logits_and_labels(np.random.default_rng(10), 6, 4)
     logits = logits.astype(np.float32)
-    ours = xent.active_passive(
-        logits,
-        labels,
-        active="normalized_focal",
-        passive="asymmetric_generalized_cross_entropy",
-        alpha=2.0,
-        beta=4.0,
-        active_options={"gamma": 2.0},
-        passive_options={"a": 6.0, "q": 1.5},
-    )
-    learning = xent.normalized_focal(logits, labels, gamma=2.0)
-    robust = xent.asymmetric_generalized_cross_entropy(logits, labels, a=6.0, q=1.5)
+
+    @jax.jit
+    def losses(logits):
+        ours = xent.active_passive(
+            logits,
+            labels,
+            active="normalized_focal",
+            passive="asymmetric_generalized_cross_entropy",
+            alpha=2.0,
+            beta=4.0,
+            active_options={"gamma": 2.0},
+            passive_options={"a": 6.0, "q": 1.5},
+        )
+        learning = xent.normalized_focal(logits, labels, gamma=2.0)
+        robust = xent.asymmetric_generalized_cross_entropy(logits, labels, a=6.0, q=1.5)
+        return ours, learning, robust
+
+    ours, learning, robust = losses(logits)
     np.testing.assert_allclose(ours, 2.0 * learning + 4.0 * robust, rtol=1e-6)

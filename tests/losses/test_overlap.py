@@ -1,5 +1,7 @@
 """Properties of the losses of segments: masks, weights, and what counts for how much."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import xent_jax as xent
 from tests.losses.cases.overlap import dice_loss, pixels_and_segments
 
+dice = jax.jit(xent.dice_loss)
 LOSSES = (xent.dice_loss, xent.multiclass_generalized_dice_loss)
 both = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 
@@ -17,13 +20,18 @@ def draw(sets=3, classes=4):
     return logits.astype(np.float32), labels
 
 
-def value_and_gradient(loss, logits, labels, **keywords):
+@functools.partial(jax.jit, static_argnums=0)
+def gradient_and_value(loss, logits, labels, where):
     def total(logits):
-        value = loss(logits, labels, **keywords)
+        value = loss(logits, labels, where=where)
         return value.sum(), value
 
-    gradient, value = jax.jit(jax.grad(total, has_aux=True))(logits)
-    return value, gradient
+    return jax.grad(total, has_aux=True)(logits)
+
+
+def value_and_gradient(loss, logits, labels, where=None):
+    gradient, value = gradient_and_value(loss, logits, labels, where)
+    return np.asarray(value), np.asarray(gradient)
 
 
 @both
@@ -39,8 +47,8 @@ def test_masked_elements_have_no_influence_whatever_they_hold(loss):
     same, _ = value_and_gradient(loss, logits, labels, where=where)
     np.testing.assert_array_equal(value, same)
     first = [np.asarray(x)[0][where[0]] for x in (logits, labels)]
-    alone = xent.dice_loss(first[0][None], first[1][None])
-    np.testing.assert_allclose(xent.dice_loss(*dirty, where=where)[0], alone[0], rtol=1e-5)
+    alone = dice(first[0][None], first[1][None])
+    np.testing.assert_allclose(dice(*dirty, where=where)[0], alone[0], rtol=1e-5)
     value, gradient = value_and_gradient(loss, *dirty, where=np.zeros_like(where))
     assert not np.any(value)
     assert not np.any(gradient)
@@ -63,25 +71,26 @@ def test_the_background_is_left_out(loss):
     if loss is xent.multiclass_generalized_dice_loss:
         weights = labels.sum((0, 1, 2)) ** -2.0
         weights = 4 * weights / weights.sum()
-    ours = loss(logits, labels, ignore_background=True)
+    ours = jax.jit(functools.partial(loss, ignore_background=True))(logits, labels)
     kept = [np.asarray(x, np.float64)[..., 1:] for x in (p, labels)]
     overlap = (kept[0] * kept[1]).sum((1, 2)) + 1.0
-    dice = 1.0 - overlap / (0.5 * (kept[0] + kept[1]).sum((1, 2)) + 1.0)
-    np.testing.assert_allclose(ours, (weights[1:] * dice).mean(-1), rtol=1e-5)
+    expected = 1.0 - overlap / (0.5 * (kept[0] + kept[1]).sum((1, 2)) + 1.0)
+    np.testing.assert_allclose(ours, (weights[1:] * expected).mean(-1), rtol=1e-5)
 
 
 def test_two_classes_are_two_binary_losses():
     logits, labels = draw(classes=2)
     gap = logits[..., 1] - logits[..., 0]
-    sides = [xent.binary_dice_loss(s * gap, labels[..., k]) for k, s in ((1, 1), (0, -1))]
-    np.testing.assert_allclose(xent.dice_loss(logits, labels), sum(sides) / 2, rtol=1e-5)
+    binary = jax.jit(xent.binary_dice_loss)
+    sides = [np.asarray(binary(s * gap, labels[..., k])) for k, s in ((1, 1), (0, -1))]
+    np.testing.assert_allclose(dice(logits, labels), sum(sides) / 2, rtol=1e-5)
 
 
 def test_a_class_that_cannot_occur_is_not_predicted():
     logits, labels = draw()
     logits[..., 2], labels[..., 2] = -np.inf, 0
     value, gradient = value_and_gradient(xent.dice_loss, logits, labels)
-    rest = xent.dice_loss(np.delete(logits, 2, -1), np.delete(labels, 2, -1))
+    rest = np.asarray(dice(np.delete(logits, 2, -1), np.delete(labels, 2, -1)))
     np.testing.assert_allclose(value, rest * 3 / 4, rtol=1e-5)
     assert np.all(gradient[..., 2] == 0)
     assert np.all(np.isfinite(gradient))
@@ -107,7 +116,7 @@ def test_frequencies_are_those_of_all_devices():
         return xent.multiclass_generalized_dice_loss(logits, labels, axis_name="devices")
 
     parts = jax.jit(jax.vmap(part, axis_name="devices"))(*split)
-    whole = xent.multiclass_generalized_dice_loss(logits, labels)
+    whole = jax.jit(xent.multiclass_generalized_dice_loss)(logits, labels)
     np.testing.assert_allclose(parts.reshape(4), whole, rtol=1e-6)
 
 

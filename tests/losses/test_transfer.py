@@ -31,7 +31,7 @@ def test_distillation_matches_logits_at_high_temperature(temperature, tolerance)
 
     gap = LOGITS - LOGITS.mean(-1, keepdims=True) - TEACHER + TEACHER.mean(-1, keepdims=True)
     np.testing.assert_allclose(gradient(loss, LOGITS)[0], gap / 5, rtol=0.05, atol=2 * tolerance)
-    np.testing.assert_allclose(loss(LOGITS), (gap**2).sum(-1) / 10, rtol=3 * tolerance)
+    np.testing.assert_allclose(jax.jit(loss)(LOGITS), (gap**2).sum(-1) / 10, rtol=3 * tolerance)
 
 
 def test_divergences_of_nearly_equal_predictions_keep_their_digits():
@@ -39,14 +39,16 @@ def test_divergences_of_nearly_equal_predictions_keep_their_digits():
     moved = logits + 1e-4 * RNG.normal(size=(50, 5))
     near, moved = logits.astype(np.float32), moved.astype(np.float32)
     p, q = softmax(np.float64(near)), softmax(np.float64(moved))
-    ours = np.asarray(xent.consistency(moved, near))
+    consistency = jax.jit(xent.consistency)
+    ours = np.asarray(consistency(moved, near))
     exact = (p * np.log(p / q)).sum(-1)
     np.testing.assert_allclose(ours, exact, atol=1e-10)
     assert np.all(ours >= 0)
-    assert np.all(np.asarray(xent.consistency(near, near)) < 1e-12)
+    assert np.all(np.asarray(consistency(near, near)) < 1e-12)
     mixture = (p + q) / 2
     exact = 0.5 * (p * np.log(p / mixture) + q * np.log(q / mixture)).sum(-1)
-    np.testing.assert_allclose(xent.jensen_shannon_consistency(near, moved), exact, atol=1e-10)
+    ours = jax.jit(xent.jensen_shannon_consistency)(near, moved)
+    np.testing.assert_allclose(ours, exact, atol=1e-10)
 
 
 def test_decoupled_distillation_recouples():
@@ -56,8 +58,8 @@ def test_decoupled_distillation_recouples():
     def decoupled(z, y, a, beta):
         return xent.decoupled_distillation(z, y, a, beta=beta, label_weight=0.5)
 
-    ours = jax.vmap(decoupled)(LOGITS, LABELS, TEACHER, rest.astype(np.float32))
-    classical = xent.distillation(LOGITS, LABELS, TEACHER, temperature=4.0)
+    ours = jax.jit(jax.vmap(decoupled))(LOGITS, LABELS, TEACHER, rest.astype(np.float32))
+    classical = jax.jit(lambda z: xent.distillation(z, LABELS, TEACHER, temperature=4.0))(LOGITS)
     np.testing.assert_allclose(ours, classical, rtol=1e-5)
 
 
@@ -76,22 +78,29 @@ def test_decoupled_distillation_learns_from_a_sure_teacher():
 def test_jensen_shannon_distillation_tends_to_both_divergences():
     """Section 2 of Agarwal et al."""
     z, a = np.float64(LOGITS), np.float64(TEACHER)
+
+    @jax.jit
+    def results(beta):
+        def total(beta):
+            losses = xent.jensen_shannon_distillation(z, LABELS, a, beta=beta)
+            return losses.sum(), losses
+
+        return jax.grad(total, has_aux=True)(beta)
+
     with jax.enable_x64(True):
-        forward = xent.jensen_shannon_distillation(z, LABELS, a, beta=1e-6) / 1e-6
-        reverse = xent.jensen_shannon_distillation(z, LABELS, a, beta=1.0 - 1e-6) / 1e-6
-        slope = jax.grad(
-            lambda beta: xent.jensen_shannon_distillation(z, LABELS, a, beta=beta).sum()
-        )(0.0)
-        np.testing.assert_allclose(forward, xent.consistency(z, a), rtol=1e-3)
-        np.testing.assert_allclose(reverse, xent.consistency(a, z), rtol=1e-3)
-        np.testing.assert_allclose(slope, xent.consistency(z, a).sum(), rtol=1e-9)
+        forward, reverse = (results(beta)[1] / 1e-6 for beta in (1e-6, 1.0 - 1e-6))
+        consistency = jax.jit(xent.consistency)
+        np.testing.assert_allclose(forward, consistency(z, a), rtol=1e-3)
+        np.testing.assert_allclose(reverse, consistency(a, z), rtol=1e-3)
+        np.testing.assert_allclose(results(0.0)[0], consistency(z, a).sum(), rtol=1e-9)
 
 
 def test_jensen_shannon_is_bounded_where_predictions_exclude_one_another():
     views = 200.0 * np.eye(3, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(xent.jensen_shannon_consistency(*views), np.log(3.0), rtol=1e-6)
+    loss = jax.jit(xent.jensen_shannon_consistency)
+    np.testing.assert_allclose(loss(*views), np.log(3.0), rtol=1e-6)
     excluded = np.where(views > 0, 0.0, -INF).astype(np.float32)
-    np.testing.assert_allclose(xent.jensen_shannon_consistency(*excluded), np.log(3.0), rtol=1e-6)
+    np.testing.assert_allclose(loss(*excluded), np.log(3.0), rtol=1e-6)
     for slope in gradient(xent.jensen_shannon_consistency, *excluded):
         np.testing.assert_allclose(slope, 0.0, atol=1e-6)
 
@@ -121,29 +130,31 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_extreme_logits_and_classes_that_cannot_occur(name):
+    losses = jax.jit(PAIRS[name])
     with np.errstate(all="ignore"):
-        loss = PAIRS[name](EXTREME, EXTREME_TEACHER)
+        loss = losses(EXTREME, EXTREME_TEACHER)
         gradients = gradient(PAIRS[name], EXTREME, EXTREME_TEACHER)
     assert not np.any(np.isnan(loss))
     for slope in gradients:
         assert not np.any(np.isnan(slope))
         assert np.all(slope[np.isneginf(EXTREME) & np.isneginf(EXTREME_TEACHER)] == 0)
     lost = np.full((5, 4), -INF, np.float32)
-    assert np.all(np.isnan(PAIRS[name](lost, EXTREME_TEACHER)))
+    assert np.all(np.isnan(losses(lost, EXTREME_TEACHER)))
 
 
 @pytest.mark.parametrize("name", ["distillation", "decoupled_distillation"])
 def test_the_temperature_has_a_finite_slope_beside_classes_that_cannot_occur(name):
     loss = getattr(xent, name)
-    slope = jax.grad(
-        lambda t: loss(EXTREME[2:4], np.array([2, 2]), EXTREME_TEACHER[2:4], temperature=t).sum()
-    )(2.0)
+    (slope,) = gradient(
+        lambda t: loss(EXTREME[2:4], np.array([2, 2]), EXTREME_TEACHER[2:4], temperature=t), 2.0
+    )
     assert np.isfinite(slope)
 
 
 def test_a_label_that_cannot_occur_does_not_show_where_labels_do_not_count():
     z, y = np.array([[-INF, 0.0, 1.0]], np.float32), np.array([0])
-    loss = xent.distillation(z, y, np.array([[-INF, 1.0, 0.0]], np.float32), label_weight=0.0)
+    teacher = np.array([[-INF, 1.0, 0.0]], np.float32)
+    loss = jax.jit(lambda z: xent.distillation(z, y, teacher, label_weight=0.0))(z)
     assert np.isfinite(loss)
 
 
@@ -152,7 +163,7 @@ def test_labels_outside_the_classes_give_nan_and_a_nan_gradient():
     outside = np.array([True, True, False, False, False, False])
     for name in ("distillation", "jensen_shannon_distillation", "decoupled_distillation"):
         loss = getattr(xent, name)
-        assert np.array_equal(np.isnan(loss(LOGITS, labels, TEACHER)), outside)
+        assert np.array_equal(np.isnan(jax.jit(loss)(LOGITS, labels, TEACHER)), outside)
         (slope,) = gradient(lambda z, loss=loss: loss(z, labels, TEACHER), LOGITS)
         assert np.array_equal(np.isnan(slope).any(-1), outside)
 
@@ -192,7 +203,8 @@ def test_fixmatch_takes_the_sure_guesses_alone():
     logits = RNG.normal(size=(4, 2)).astype(np.float32)
     sure = np.array([False, True, True, False])
     p = softmax(logits)
-    loss, (slope, weak_slope) = xent.fixmatch(logits, weak), gradient(xent.fixmatch, logits, weak)
+    loss = jax.jit(xent.fixmatch)(logits, weak)
+    slope, weak_slope = gradient(xent.fixmatch, logits, weak)
     np.testing.assert_allclose(loss, np.where(sure, -np.log(p[:, 0]), 0.0), rtol=1e-5)
     expected = np.where(sure[:, None], p - one_hot([0, 0, 0, 0], 2), 0.0)
     np.testing.assert_allclose(slope, expected, atol=1e-6)
@@ -201,7 +213,7 @@ def test_fixmatch_takes_the_sure_guesses_alone():
 
 def test_fixmatch_does_not_take_nan_for_doubt():
     weak = np.array([[np.nan, 0.0], [9.0, 0.0]], np.float32)
-    loss = xent.fixmatch(np.zeros((2, 2), np.float32), weak)
+    loss = jax.jit(xent.fixmatch)(np.zeros((2, 2), np.float32), weak)
     assert np.isnan(loss[0])
     assert np.isfinite(loss[1])
     (slope,) = gradient(lambda z: xent.fixmatch(z, weak), np.zeros((2, 2), np.float32))
@@ -210,7 +222,9 @@ def test_fixmatch_does_not_take_nan_for_doubt():
 
 def test_fixmatch_takes_the_first_of_equal_guesses():
     weak = np.array([[0.0, 4.0, 4.0]], np.float32)
-    loss = xent.fixmatch(np.array([[0.0, 1.0, 2.0]], np.float32), weak, threshold=0.4)
+    loss = jax.jit(lambda z: xent.fixmatch(z, weak, threshold=0.4))(
+        np.array([[0.0, 1.0, 2.0]], np.float32)
+    )
     np.testing.assert_allclose(loss, -np.log(softmax(np.array([0.0, 1.0, 2.0]))[1]), rtol=1e-6)
 
 
@@ -218,9 +232,9 @@ def test_masks_of_what_has_no_gradient_in_all_its_arguments():
     where = np.array([True, False, True, False, False, True])
     for loss in (xent.fixmatch, lambda z, u, **k: xent.multi_task_uncertainty(z[:, 0], 0.3, **k)):
         dirty = [np.where(where[:, None], z, np.nan) for z in (LOGITS, TEACHER)]
-        values = loss(*dirty, where=where)
+        values = np.asarray(jax.jit(loss)(*dirty, where=where))
         assert np.all(values[~where] == 0)
-        np.testing.assert_array_equal(values[where], loss(LOGITS, TEACHER)[where])
+        np.testing.assert_array_equal(values[where], jax.jit(loss)(LOGITS, TEACHER)[where])
         slopes = gradient(lambda *z, loss=loss: loss(*z, where=where), *dirty)
         assert all(np.all(np.isfinite(slope)) for slope in slopes)
         assert np.all(slopes[0][~where] == 0)
@@ -240,22 +254,22 @@ def test_mixtures_pair_every_image_once_and_leave_padding_alone(mix):
         assert sorted(partners[where]) == sorted(labels[where])
         assert np.array_equal(partners[~where], labels[~where])
         np.testing.assert_allclose(mixed[~where], images[~where], rtol=1e-5)
-    _, target = mix(jax.random.key(0), images, labels)
+    _, target = jax.jit(mix)(jax.random.key(0), images, labels)
     assert sorted(np.asarray(target.other_labels)) == list(labels)
 
 
 def test_the_share_of_mixup_is_beta_distributed():
     draw = jax.vmap(lambda key: xent.mixup(key, np.zeros((2, 1)), np.zeros(2, int), alpha=0.2))
-    share = np.asarray(draw(jax.random.split(KEY, 4000))[1].share)
+    share = np.asarray(jax.jit(draw)(jax.random.split(KEY, 4000))[1].share)
     assert abs(share.mean() - 0.5) < 0.03
     assert abs(share.var() - 1 / (4 * 1.4)) < 0.01  # of Beta(a, a): 1 / (4 (2 a + 1))
 
 
 def test_cutmix_pastes_a_rectangle_of_the_area_it_tells():
     images = np.stack([np.zeros((9, 7)), np.ones((9, 7))]).astype(np.float32)
-    areas, shares = [], []
+    cutmix, areas, shares = jax.jit(xent.cutmix), [], []
     for seed in range(20):
-        mixed, target = xent.cutmix(jax.random.key(seed), images, np.array([0, 1]))
+        mixed, target = cutmix(jax.random.key(seed), images, np.array([0, 1]))
         if target.other_labels[0] == 0:
             continue
         pasted = np.asarray(mixed[0]) == 1
@@ -273,14 +287,18 @@ def test_cutmix_pastes_a_rectangle_of_the_area_it_tells():
 def test_mixed_cross_entropy_is_that_of_the_mixed_label():
     mixed = MixedLabels(LABELS, (LABELS + 2) % 5, np.float32(0.3))
     targets = 0.3 * one_hot(mixed.labels, 5) + 0.7 * one_hot(mixed.other_labels, 5)
-    ours = xent.mixed_loss(xent.softmax_cross_entropy_with_integer_labels, LOGITS, mixed)
-    np.testing.assert_allclose(ours, xent.softmax_cross_entropy(LOGITS, targets), rtol=1e-5)
+    loss = xent.softmax_cross_entropy_with_integer_labels
+    ours = jax.jit(lambda z: xent.mixed_loss(loss, z, mixed))(LOGITS)
+    expected = jax.jit(xent.softmax_cross_entropy)(LOGITS, targets)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
 def test_mixed_loss_passes_the_mask_on():
     where = np.array([True, False] * 3)
     mixed = MixedLabels(LABELS, LABELS, np.float32(0.3))
-    loss = xent.mixed_loss(xent.mean_absolute_error, LOGITS, mixed, where=where)
+    loss = jax.jit(lambda z: xent.mixed_loss(xent.mean_absolute_error, z, mixed, where=where))(
+        LOGITS
+    )
     assert np.array_equal(loss == 0, ~where)
 
 
@@ -313,5 +331,5 @@ def test_consistency_sharpens_its_target():
     z, u = (x.astype(np.float32) for x in two_logits(RNG, 4, 3))
     target = softmax(u) ** 2.5  # T = 0.4, as probabilities are sharpened
     target = (target / target.sum(-1, keepdims=True)).astype(np.float32)
-    ours = xent.consistency(z, u, target_temperature=0.4)
+    ours = jax.jit(lambda z, u: xent.consistency(z, u, target_temperature=0.4))(z, u)
     np.testing.assert_allclose(ours, xent.relative_entropy(target, softmax(z)), rtol=1e-4)

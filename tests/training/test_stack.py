@@ -1,5 +1,6 @@
 """A run inside a stack is the same run as alone."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.training import tiny_run
 from xent_jax.data import Dataset, pipeline
 from xent_jax.errors import UserError
 from xent_jax.training import default_study, expand, prepare
+from xent_jax.training import stack as stacks
 from xent_jax.training.feed import make_feed
 from xent_jax.training.grouping import assemble, groups_of
 from xent_jax.training.run import make_sets
@@ -52,6 +54,13 @@ def alone(member: Member, train: Dataset = TRAIN, test: Dataset = TEST) -> tuple
     return run.initial_state, jax.device_get(state), feed
 
 
+@functools.cache
+def some_alone() -> dict[int, tuple[Any, Any]]:
+    """First and last states of some of the study's runs, by their places in its group."""
+    (group,) = groups_of(expand(study()))
+    return {index: alone(group[index])[:2] for index in (0, 9, 22, 31)}
+
+
 def trained(stack: Any, facts: Any, shared: Any, epochs: int) -> tuple[Any, Any, np.ndarray]:
     """Returns the runs' first and last states, and which of them stayed finite."""
     placed = jax.device_put(facts, stack.by_run)
@@ -75,8 +84,7 @@ def test_a_run_in_a_stack_is_the_run_alone(devices: int, width: int):
     stack = make_stack(assembled.trainable, jax.devices()[:devices], width)
     first, last, finite = trained(stack, stacked(assembled.facts, 32), assembled.shared, 5)
     assert finite.all()
-    for index in (0, 9, 22, 31):
-        begun, ended, _ = alone(group[index])
+    for index, (begun, ended) in some_alone().items():
         jax.tree.map(np.testing.assert_array_equal, row(first, index), begun)
         assert int(row(last, index).step) == 5 * assembled.trainable.steps_per_epoch == 25
         jax.tree.map(
@@ -138,35 +146,35 @@ def test_labels_places_and_order_are_those_of_the_run_alone():
 
 
 def test_what_a_stack_reports_is_what_each_run_would_report():
-    members = [m for m in expand(study(seeds=1, epochs=1)) if m.config.corruption.rate][:3]
+    config = study(epochs=1, methods=METHODS[:1], tune=ConfigDict())
+    members = [m for m in expand(config) if m.config.corruption.rate]
+    assert [member.seed for member in members] == [0, 1]
     group = assemble(members, members, SPLITS)
-    stack = make_stack(group.trainable, jax.devices()[:1], 3)
-    facts = jax.device_put(stacked(group.facts, 3), stack.by_run)
+    stack = make_stack(group.trainable, jax.devices()[:1], 2)
+    facts = jax.device_put(stacked(group.facts, 2), stack.by_run)
     state = stack.init(facts)
     sums = jax.device_get(stack.evaluate(state, facts, group.shared))
-    for index, member in enumerate(members):
-        sets = make_sets(member.config, TRAIN, TEST)
-        run = prepare(tiny_run.on_one_device(member.config), sets)
-        feed, single = make_feed(run, 0), run.runner.place_state(run.initial_state)
-        found = group.trainable.describe(row(sums, index), None)
-        for name, key in (("test", "nll"), ("validation", "accuracy")):
-            theirs = jax.device_get(feed.evaluate(single, name))
-            expected = {"nll": theirs.nll.value() / len(sets[name].labels)}
-            expected["accuracy"] = theirs.hits.sum() / len(sets[name].labels)
-            assert found[name][key] == pytest.approx(expected[key], rel=1e-5)
-        wrong = jax.device_get(feed.evaluate(single, "wrong"))
-        assert found["wrong_labels"]["memorised"] == wrong.memorised / len(sets["wrong"].labels)
+    sets = make_sets(members[1].config, TRAIN, TEST)
+    run = prepare(tiny_run.on_one_device(members[1].config), sets)
+    feed, single = make_feed(run, 0), run.runner.place_state(run.initial_state)
+    found = group.trainable.describe(row(sums, 1), None)
+    for name, key in (("test", "nll"), ("validation", "accuracy")):
+        theirs = jax.device_get(feed.evaluate(single, name))
+        expected = {"nll": theirs.nll.value() / len(sets[name].labels)}
+        expected["accuracy"] = theirs.hits.sum() / len(sets[name].labels)
+        assert found[name][key] == pytest.approx(expected[key], rel=1e-5)
+    wrong = jax.device_get(feed.evaluate(single, "wrong"))
+    assert found["wrong_labels"]["memorised"] == wrong.memorised / len(sets["wrong"].labels)
 
 
 def test_a_diverging_run_is_told_and_leaves_the_others_untouched():
     sound = expand(study(tune=ConfigDict({"optimizer": {"learning_rate": (0.05, 0.06)}})))[:6]
     wild = expand(study(tune=ConfigDict({"optimizer": {"learning_rate": (1e30, 0.06)}})))[:6]
-    ends = []
-    for members in (sound, wild):
-        group = assemble(members, members, SPLITS)
-        stack = make_stack(group.trainable, jax.devices()[:1], 6)
-        ends.append(trained(stack, stacked(group.facts, 6), group.shared, 5)[1:])
-    (ours, finite), (theirs, theirs_finite) = ends
+    groups = [assemble(members, members, SPLITS) for members in (sound, wild)]
+    stack = make_stack(groups[0].trainable, jax.devices()[:1], 6)
+    (ours, finite), (theirs, theirs_finite) = (
+        trained(stack, stacked(group.facts, 6), group.shared, 5)[1:] for group in groups
+    )
     diverged = np.array([m.config.optimizer.learning_rate == 1e30 for m in wild])
     assert finite.all()
     np.testing.assert_array_equal(theirs_finite, ~diverged)
@@ -219,6 +227,16 @@ def test_a_stack_is_cut_to_the_memory_there_is(monkeypatch: pytest.MonkeyPatch):
     members = expand(config)
     group = assemble(members, members, SPLITS)
     make = [group.trainable, group.facts[0], group.shared]
+    made, compiled = {}, stacks._compiled
+
+    def once(*given: Any) -> Any:
+        """Compiles a stack of so many runs, or returns the one that was."""
+        runs = given[3]
+        if runs not in made:
+            made[runs] = compiled(*given)
+        return made[runs]
+
+    monkeypatch.setattr(stacks, "_compiled", once)
     whole = compile_stack(*make, runs=16)
     assert (whole.runs, whole.size) == (16, 16)
     part = compile_stack(*make, runs=16, memory=0.6 * whole.bytes)

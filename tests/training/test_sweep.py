@@ -189,6 +189,8 @@ def test_a_stopped_sweep_goes_on_where_it_was(whole, tmp_path: Path, monkeypatch
 def child(workdir: str, quickly: bool, kill_after: int | None) -> None:
     """Sweeps, saving after every epoch, and kills itself when so many were trained."""
     jax.config.update("jax_disable_most_optimizations", quickly)
+    jax.config.update("jax_compilation_cache_dir", f"{workdir}/cache")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     with pytest.MonkeyPatch.context() as patch:
         serve(patch)
         patch.setattr(sweep, "_SECONDS_BETWEEN_SAVES", 0.0)

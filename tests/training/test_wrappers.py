@@ -1,6 +1,7 @@
 """What a loss asks for reaches it, and what surrounds it does what its paper says."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def trained(run: Run, epochs: int = 1) -> tuple[Any, np.ndarray]:
         state, steps = feed.train(state, epoch, 0, run.steps_per_epoch)
         found.extend(np.asarray(steps.loss))
     return jax.device_get(run.runner.single(state)), np.array(found)
+
+
+@functools.cache
+def plain() -> np.ndarray:
+    """The losses of three epochs of nothing but cross-entropy."""
+    return trained(ready(), epochs=3)[1]
 
 
 def first_batch(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -142,9 +149,9 @@ SHARED = {
 
 @pytest.mark.parametrize("name", ["early_learning_regularization", "equalization_v2", "seesaw"])
 def test_a_stateful_loss_keeps_the_state_of_the_global_batch(name: str) -> None:
-    alone, found = trained(ready(loss={"name": name}), epochs=2)
-    start = jax.tree.leaves(ready(loss={"name": name}).initial_state.loss_state)
-    moved = jax.tree.leaves(alone.loss_state)
+    run = ready(loss={"name": name})
+    alone, found = trained(run, epochs=2)
+    start, moved = (jax.tree.leaves(x.loss_state) for x in (run.initial_state, alone))
     assert any(np.any(np.asarray(a) != b) for a, b in zip(start, moved, strict=True))
     layouts = SHARED if name == "early_learning_regularization" else {"pmap": SHARED["pmap"]}
     for layout in layouts.values():
@@ -154,14 +161,14 @@ def test_a_stateful_loss_keeps_the_state_of_the_global_batch(name: str) -> None:
 
 
 def test_a_stateful_loss_s_state_is_saved_and_goes_on(tmp_path: Path) -> None:
-    changes = {"loss": ELR, "steps_per_call": 2, "keep_checkpoints": 9}
-    whole = train(ready(**changes, epochs=2), tmp_path / "whole", progress=False)
+    run = ready(loss=ELR, steps_per_call=2, keep_checkpoints=9, epochs=2)
+    whole = train(run, tmp_path / "whole", progress=False)
     for folder in (tmp_path / "whole" / "checkpoints").iterdir():
         if "8" in folder.name:  # the last of 2 epochs of 4 steps
             for file in sorted(folder.rglob("*"), reverse=True):
                 file.unlink() if file.is_file() else file.rmdir()
             folder.rmdir()
-    again = train(ready(**changes, epochs=2), tmp_path / "whole", progress=False)
+    again = train(run, tmp_path / "whole", progress=False)
     assert np.any(np.asarray(whole.state.loss_state) != 0)
     jax.tree.map(np.testing.assert_array_equal, whole.state, again.state)
 
@@ -179,19 +186,18 @@ def test_class_weights_make_a_weighted_mean() -> None:
 
 
 def test_deferred_weights_begin_with_their_epoch() -> None:
-    plain = trained(ready(), epochs=3)[1]
     spec = {"name": "deferred_reweighting_weights", "start_epoch": 2, "beta": 0.9}
     _, found = trained(ready(reweighting=spec), epochs=3)
-    close(found[:8], plain[:8])
-    assert abs(found[8] - plain[8]) > 1e-4
+    close(found[:8], plain()[:8])
+    assert abs(found[8] - plain()[8]) > 1e-4
 
 
 def test_the_balanced_sampler_shows_every_class_as_often() -> None:
     labels = np.repeat([0, 1, 2], [900, 90, 10]).astype(np.int32)
-    counts = {}
+    counts, indices_of = {}, jax.jit(pipeline.epoch_indices, static_argnums=(2, 3))
     for name in ("shuffle", "square_root", "class_balanced"):
         sampler = pipeline.class_sampler(name, labels)
-        drawn, mask = pipeline.epoch_indices(jax.random.key(0), 1, 1000, 64, sampler=sampler)
+        drawn, mask = indices_of(jax.random.key(0), 1, 1000, 64, sampler=sampler)
         counts[name] = np.bincount(labels[np.asarray(drawn)[np.asarray(mask)]], minlength=3)
         assert counts[name].sum() == 1000
     np.testing.assert_array_equal(counts["shuffle"], [900, 90, 10])
@@ -207,7 +213,7 @@ def test_a_streamed_run_draws_what_a_resident_one_draws() -> None:
         for kept in ("yes", "no")
     )
     close(streamed, resident)
-    assert abs(resident - trained(ready(), epochs=2)[1]).max() > 1e-3
+    assert abs(resident - plain()[:8]).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
@@ -233,7 +239,7 @@ def test_mixed_examples_are_trained_on_both_labels(
 def test_mixing_draws_anew_at_every_step_and_learns(name: str) -> None:
     _, found = trained(ready(mixing={"name": name, "alpha": 0.5}), epochs=2)
     assert np.isfinite(found).all()
-    assert abs(found - trained(ready(), epochs=2)[1]).max() > 1e-3
+    assert abs(found - plain()[:8]).max() > 1e-3
 
 
 def test_each_of_two_networks_learns_from_the_small_losses_of_the_other() -> None:
@@ -298,6 +304,7 @@ def test_the_temperature_suits_the_held_out_examples(layout: dict, tmp_path: Pat
     changes = {"evaluation.temperature_scaling": True, "dataset.validation_examples": 20}
     config = tiny_run.config(**PLAIN, **changes, **layout)
     config.optimizer.learning_rate, config.epochs = 0.5, 10
+    config.eval_every_epochs = config.checkpoint_every_epochs = 5
     held_out = select(TRAIN, slice(20))  # learnt, so that its best temperature is finite
     run = prepare(config, SETS | {"validation": held_out})
     result = train(run, tmp_path, progress=False)
@@ -305,7 +312,7 @@ def test_the_temperature_suits_the_held_out_examples(layout: dict, tmp_path: Pat
     assert all("calibrated" not in record for record in early)
     state = jax.tree.map(np.asarray, result.state.params)
     _, logits = network(state, held_out.images)
-    best = metrics.fit_temperature(logits.astype(np.float32), held_out.labels)
+    best = jax.jit(metrics.fit_temperature)(logits.astype(np.float32), held_out.labels)
     assert last["calibrated"]["temperature"] == pytest.approx(float(best), rel=1e-3)
     _, logits = network(state, TEST.images)
     nll = cross_entropy(logits / float(best), TEST.labels).mean()
