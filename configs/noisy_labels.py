@@ -39,8 +39,8 @@ F-correction is estimated by a first network, trained for as long in N5 and for 
 co-teaching forgets at one rate under all conditions, where the papers' is that of the noise.
 
 Measured: mnist_n1 at 0.4, 5 seeds: CE 98.57, clipped 95.71, GCE 98.44, PHuber-CE 98.55, PHuber-GCE
-98.41, Linear 97.87 (docs/results/mnist_n1.md); mnist_n2 at 0.6 and 0.8 on a twelfth of its steps
-(docs/results/mnist_n2.md). The others: not measured.
+98.41, Linear 97.87 (docs/results/mnist_n1.md); mnist_n2 at 0.6 and 0.8 on a sixth and a twelfth of
+its steps (docs/results/mnist_n2.md). The others: not measured.
 """
 
 from collections.abc import Callable

@@ -389,7 +389,7 @@ def renyi_divergence(
     Args:
       p: the true probabilities, floating point, of shape (..., K) for the default axis.
       q: the predicted probabilities, of the shape of `p`.
-      alpha: the order, at least 0; `math.inf` too.
+      alpha: the order, at least 0; `math.inf` too, as a number of Python.
       base: the logarithm's, above 1; nats by default, 2 for bits.
       where: True for the distributions that count, of the result's shape; the others give 0.
       axis: the axis of classes.
