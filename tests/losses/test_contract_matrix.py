@@ -177,11 +177,14 @@ def test_the_gradient_of_a_slope_is_the_slope_of_the_gradient(case):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "half", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)], ids=jnp.dtype
+)
 @cases()
-def test_computes_half_precision_in_float32_and_returns_gradients_in_the_inputs_dtype(case):
+def test_computes_half_precision_in_float32_and_returns_gradients_in_the_inputs_dtype(case, half):
     # Numbers that every dtype holds exactly, so that only the computation can differ.
     floats, join = split(draw(case, dtype=jnp.bfloat16))
-    dtypes = [jnp.bfloat16, jnp.float16, jnp.float32]
+    dtypes = [half, jnp.float32]
 
     @jax.jit
     def values_and_gradients(floats):

@@ -1,20 +1,18 @@
-"""Logits of half precision: the numbers of float32, a few rows of it at a time."""
+"""Logits of half precision: the numbers of float32."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import xent_jax as xent
-from xent_jax.losses import narrow
+from xent_jax.losses import conversion
 
 DTYPES = (jnp.bfloat16, jnp.float16)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three rows of five classes at a time."""
-    monkeypatch.setattr(narrow, "BLOCK", 15)
+ALONG = {"in_specs": P("i"), "out_specs": P("i")}
 
 
 def given(dtype, shape=(10, 5)):
@@ -82,9 +80,36 @@ def test_forward_and_second_derivatives_and_vmap():
     np.testing.assert_array_equal(mapped[1], jax.jit(jax.grad(mean))(stacked[1], labels))
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for CPUs")
-def test_no_array_of_the_logits_size_is_kept(monkeypatch):
-    monkeypatch.setattr(narrow, "BLOCK", 64 * 512)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on CPUs")
+def test_no_array_of_the_logits_size_is_kept():
     logits, labels = given(jnp.bfloat16, (2048, 512))
     compiled = jax.jit(jax.grad(mean)).lower(logits, labels).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 0.25 * 2048 * 512 * 2
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * 2048 * 512 * 2
+
+
+def test_float32_is_rounded_to_the_nearest_bfloat16():
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, np.uint32)
+    halves = np.uint32([0x3F808000, 0x3F818000, 0x3F807FFF, 0x3F808001])  # between two, and beside
+    every = np.concatenate([bits, halves, halves | 0x80000000]).view(np.float32)
+    largest = np.finfo(np.float32).max
+    every = np.append(every, np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, largest, -largest]))
+    with np.errstate(all="ignore"):
+        expected = every.astype(jnp.bfloat16)
+    rounded = np.asarray(conversion.convert(every, dtype=jnp.bfloat16))
+    number = ~np.isnan(every)
+    np.testing.assert_array_equal(rounded.view(np.uint16)[number], expected.view(np.uint16)[number])
+    assert np.isnan(rounded[~number].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_conversions_are_transposed_and_mapped_as_they_are_made(dtype):
+    every = jax.lax.bitcast_convert_type(jnp.arange(65536, dtype=jnp.uint16), dtype)
+    widen = functools.partial(conversion.convert, dtype=jnp.float32)
+    wide, narrowed = jax.vjp(jax.vmap(widen), every.reshape(256, 256))
+    np.testing.assert_array_equal(wide.ravel(), every.astype(jnp.float32))
+    (back,) = narrowed(wide)
+    assert back.dtype == dtype
+    np.testing.assert_array_equal(back.ravel().astype(jnp.float32), wide.ravel())
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared = jax.shard_map(jax.grad(lambda z: widen(z).sum()), mesh=mesh, **ALONG)
+    assert (shared(every) == 1).all()

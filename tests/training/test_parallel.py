@@ -61,7 +61,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ["mlp", pytest.param("cnn4", marks=pytest.mark.slow)])
 def test_layouts_agree(name: str) -> None:
     model = {"mlp": {"hidden": (16,), "dropout": 0.3}, "cnn4": {}}[name] | {"name": name}
     one = outcome(model, {"devices": 1})
