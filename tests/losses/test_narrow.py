@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import xent_jax as xent
-from xent_jax.losses import conversion
+from xent_jax.kernels import conversion
 
 DTYPES = (jnp.bfloat16, jnp.float16)
 ALONG = {"in_specs": P("i"), "out_specs": P("i")}

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from xent_jax.kernels.conversion import convert
 from xent_jax.linear_xent.reference import (
     Adjustment,
     Layer,
@@ -247,6 +248,7 @@ def add_gradients(
 ) -> tuple[Layer, Array | None]:
     """Returns the sums with a chunk's gradient of the layer, and that of its hidden vectors."""
     d_x, d_adjustment = pulled
+    d_x = convert(d_x, dtype=settings.slopes)  # XLA's own rounding is slow on CPUs.
     weights, d_adjustment = sums.weights, only(asked_layer.adjustment, d_adjustment)
     if asked_layer.weights:
         weights = _add_product(settings, weights, *entering(settings, d_x, hidden))

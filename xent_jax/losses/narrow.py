@@ -26,7 +26,7 @@ def label_log_probability(logits: Array, labels: Array) -> Array:
 @label_log_probability.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     # d log p_y = sum_j (1[j = y] - p_j) dz_j
-    from xent_jax.losses.conversion import convert  # Not by `import xent_jax`: it loads Pallas.
+    from xent_jax.kernels.conversion import convert  # Not by `import xent_jax`: it loads Pallas.
 
     (logits, labels), (logits_dot, _) = primals, tangents
     largest, total = _largest_and_total(logits)
