@@ -49,6 +49,7 @@ bench: $(VENV)/installed
 docs: $(VENV)/installed
 	$(RUN) -m experiments.catalogue
 	$(RUN) -m experiments.guide
+	$(RUN) -m experiments.performance
 
 clean:
 	rm -rf $(VENV)
