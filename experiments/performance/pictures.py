@@ -36,4 +36,4 @@ def _plot(ax: Axes, sizes: list[int], values: list[float], name: str, colour: st
     ax.plot(sizes, values, "o-", color=colour, label=name, markersize=4)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7.5)
