@@ -90,6 +90,7 @@ def data() -> Any:
         return guide.compute()
 
 
+@pytest.mark.slow  # The numbers of its pictures are checked below.
 def test_text_is_current(data: Any) -> None:
     assert guide.text(data) == TEXT, "run `make docs`"
 

@@ -75,7 +75,7 @@ def row(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-@pytest.mark.parametrize(("devices", "width"), [(2, 1), (2, 3)])
+@pytest.mark.parametrize(("devices", "width"), [(2, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_a_run_in_a_stack_is_the_run_alone(devices: int, width: int):
     members = expand(study())
     (group,) = groups_of(members)

@@ -319,7 +319,11 @@ def test_flipped_pairs_are_found_and_undone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes"), [(RETRAINING, {}), (ESTIMATED, {"loss": FORWARD})], ids=["cRT", "T-hat"]
+    ("stage", "changes"),
+    [
+        pytest.param(RETRAINING, {}, marks=pytest.mark.slow, id="cRT"),
+        pytest.param(ESTIMATED, {"loss": FORWARD}, id="T-hat"),
+    ],
 )
 def test_a_run_goes_on_in_either_stage_as_if_it_had_not_stopped(
     stage: dict[str, Any], changes: dict[str, Any], tmp_path: Path
@@ -339,8 +343,10 @@ def test_a_run_goes_on_in_either_stage_as_if_it_had_not_stopped(
 
 @pytest.mark.parametrize(
     ("stage", "changes", "parallel"),
-    [(RETRAINING, {}, "mesh"), (ESTIMATED, {"loss": FORWARD}, "pmap")],
-    ids=["cRT", "T-hat"],
+    [
+        pytest.param(RETRAINING, {}, "mesh", id="cRT"),
+        pytest.param(ESTIMATED, {"loss": FORWARD}, "pmap", marks=pytest.mark.slow, id="T-hat"),
+    ],
 )
 def test_devices_share_both_stages(stage: Any, changes: Any, parallel: str) -> None:
     alone, shared = (
