@@ -1,9 +1,10 @@
 """Runs per second: a mapped sweep, the same runs one after another, and PyTorch's eager loop.
 
 A run is one epoch of shuffled batches of 64 8-bit images, from fresh parameters, with Adam. Each
-contestant has a process of its own, as its user would give it: the sweep's has a device for every
-core of a CPU, our single trainer's has one. They take turns, round by round, and medians over the
-rounds count. One after another, each run takes as long as any, so that one is timed per round.
+contestant has a process of its own, as its user would give it: a sweep's has a device for every
+core of a CPU that has a run to train, our single trainer's has one. They take turns, round by
+round, and medians over the rounds count. One after another, each run takes as long as any, so that
+one is timed per round.
 
 Then the widths: how many runs a device should train side by side, by `vmap`, instead of one after
 another, by `lax.map`, which is the width of 1. `xent_jax.training.stack.WIDTHS` is made of these.

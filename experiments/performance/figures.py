@@ -174,13 +174,15 @@ def _temporary(contest: Contest, name: str) -> str:
 
 
 def _value_error(contest: Contest, name: str) -> str:
-    errors = [*contest.figures[name]["errors"].values()]
-    return f"{errors[0]:.0e}" if errors else ""
+    return _largest([*contest.figures[name]["errors"].values()][:1])
 
 
 def _gradient_error(contest: Contest, name: str) -> str:
-    errors = [*contest.figures[name]["errors"].values()]
-    return f"{max(errors[1:]):.0e}" if errors else ""
+    return _largest([*contest.figures[name]["errors"].values()][1:])
+
+
+def _largest(errors: list[float]) -> str:
+    return f"{max(errors):.0e}" if errors else ""
 
 
 def _of_floor(contest: Contest, name: str) -> str:
